@@ -1,0 +1,115 @@
+"""The box ``l <= x <= u`` and what the method asks of it (BLNZ section 2 and (6.1)).
+
+Notation: ``x`` point, ``g`` gradient, ``d`` direction, ``l, u`` bounds,
+``P`` the projection onto the box.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxlbfgsb.types import Boolean, Integer, Mask, Scalar, Vector
+
+LARGEST_STEP = 1e10
+"""No step is longer than this many times the direction (L-BFGS-B 3.0, `stpmx`)."""
+
+
+class Box(NamedTuple):
+    """Bounds of each variable; an infinite entry is no bound on that side.
+
+    `lower` and `upper` are both None where it is known before compilation that
+    nothing is bounded: the code for bounds is then not compiled at all.
+    """
+
+    lower: Vector | None
+    upper: Vector | None
+
+    @property
+    def is_everything(self) -> bool:
+        """True if there is no bound, known while tracing."""
+        return self.lower is None
+
+
+def project(x: Vector, box: Box) -> Vector:
+    """``P(x)``: the nearest point of the box, bit for bit inside it."""
+    if box.lower is None or box.upper is None:
+        return x
+    return jnp.minimum(jnp.maximum(x, box.lower), box.upper)
+
+
+def projected_gradient(x: Vector, g: Vector, box: Box) -> Vector:
+    """The negative of ``P(x - g) - x`` (6.1); ``x`` must lie in the box."""
+    if box.lower is None or box.upper is None:
+        return g
+    return jnp.minimum(x - box.lower, jnp.maximum(x - box.upper, g))
+
+
+def infinity_norm(v: Vector) -> Scalar:
+    return jnp.max(jnp.abs(v))
+
+
+def is_constrained(box: Box) -> Boolean:
+    """True if at least one variable has a finite bound."""
+    if box.lower is None or box.upper is None:
+        return jnp.asarray(False)
+    return jnp.any(jnp.isfinite(box.lower) | jnp.isfinite(box.upper))
+
+
+def is_boxed(box: Box) -> Boolean:
+    """True if every variable has two finite bounds."""
+    if box.lower is None or box.upper is None:
+        return jnp.asarray(False)
+    return jnp.all(jnp.isfinite(box.lower) & jnp.isfinite(box.upper))
+
+
+def is_nonempty(box: Box) -> Boolean:
+    """True if some finite point satisfies every bound; False with a NaN among the bounds."""
+    if box.lower is None or box.upper is None:
+        return jnp.asarray(True)
+    lower, upper = box.lower, box.upper
+    return jnp.all((lower <= upper) & (lower < jnp.inf) & (upper > -jnp.inf))
+
+
+def breakpoints(x: Vector, g: Vector, box: Box) -> Vector:
+    """``t_i`` of (4.1): where ``x - t g`` meets a bound, infinity where it never does."""
+    if box.lower is None or box.upper is None:
+        return jnp.full_like(x, jnp.inf)
+    to_bound = jnp.where(g < 0, x - box.upper, x - box.lower)
+    return jnp.where(g == 0, jnp.inf, to_bound / jnp.where(g == 0, 1, g))
+
+
+def is_held(x: Vector, g: Vector, box: Box) -> Mask:
+    """Variables on a bound that ``-g`` does not leave; a zero ``g`` does not leave it."""
+    if box.lower is None or box.upper is None:
+        return jnp.zeros(x.shape, bool)
+    return ((x <= box.lower) & (g >= 0)) | ((x >= box.upper) & (g <= 0)) | (box.lower == box.upper)
+
+
+def largest_feasible_step(x: Vector, d: Vector, box: Box) -> Scalar:
+    """The largest ``a`` with ``x + a d`` in the box, at most `LARGEST_STEP`."""
+    cap = jnp.asarray(LARGEST_STEP, x.dtype)
+    if box.lower is None or box.upper is None:
+        return cap
+    to_bound = jnp.where(d < 0, box.lower - x, box.upper - x)
+    steps = jnp.where(d == 0, cap, to_bound / jnp.where(d == 0, 1, d))
+    return jnp.minimum(jnp.min(steps), cap)
+
+
+def active_bounds(x: Vector, g: Vector, box: Box) -> Integer:
+    """-1 where ``x`` is on its lower bound, +1 on its upper one, 0 between them.
+
+    A fixed variable is on both: the sign of ``g`` tells which one holds it.
+    """
+    if box.lower is None or box.upper is None:
+        return jnp.zeros(x.shape, jnp.int32)
+    at_lower, at_upper = x == box.lower, x == box.upper
+    side = jnp.where(at_lower & ~(at_upper & (g < 0)), -1, jnp.where(at_upper, 1, 0))
+    return side.astype(jnp.int32)
+
+
+def point_on_line(x: Vector, xhat: Vector, step: Scalar, box: Box) -> Vector:
+    """``P(x + step (xhat - x))``, and ``xhat`` itself, bit for bit, at step 1."""
+    return jax.lax.select(step == 1, xhat, project(x + step * (xhat - x), box))

@@ -1,0 +1,35 @@
+"""When to stop (BLNZ section 6), as pure predicates."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from jaxlbfgsb.types import Boolean, Scalar, Vector
+
+NOISE = 10
+"""The rounding error of f is taken to be this many units in its last place."""
+
+
+def reduction_is_small(earlier: Scalar, value: Scalar, ftol: Scalar) -> Boolean:
+    """``(f_k - f_{k+1}) / max(|f_k|, |f_{k+1}|, 1) <= ftol``.
+
+    Divided rather than multiplied out: a scale that overflows then never passes.
+    """
+    scale = jnp.maximum(jnp.maximum(jnp.abs(earlier), jnp.abs(value)), 1)
+    return (earlier - value) / scale <= ftol
+
+
+def value_noise(value: Scalar) -> Scalar:
+    """Rounding error of the function: ``10 eps |f|``."""
+    return NOISE * jnp.finfo(value.dtype).eps * jnp.abs(value)
+
+
+def gradient_noise(x: Vector, value: Scalar, curvature: Scalar) -> Scalar:
+    """The projected gradient that rounding alone can leave.
+
+    With ``k`` the curvature last measured along a step and ``e`` the rounding error of
+    f: a step that changes f by e has length ``sqrt(2 e / k)`` and changes the gradient
+    by ``sqrt(2 e k)``; and x itself is known to ``10 eps max|x|`` only.
+    """
+    of_x = NOISE * jnp.finfo(value.dtype).eps * jnp.max(jnp.abs(x))
+    return jnp.sqrt(2 * curvature * value_noise(value)) + curvature * of_x
