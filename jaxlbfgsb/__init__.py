@@ -1,3 +1,21 @@
-"""L-BFGS-B for JAX."""
+"""L-BFGS-B for JAX: bound-constrained minimisation, compiled and batched."""
+
+from jaxlbfgsb.asktell import AskTell
+from jaxlbfgsb.minimize import minimize
+from jaxlbfgsb.result import InverseHessian, OptimizeResult
+from jaxlbfgsb.scipy_api import fmin_l_bfgs_b, scipy_method
+from jaxlbfgsb.status import Reason
+from jaxlbfgsb.tracing import clear_cache
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AskTell",
+    "InverseHessian",
+    "OptimizeResult",
+    "Reason",
+    "clear_cache",
+    "fmin_l_bfgs_b",
+    "minimize",
+    "scipy_method",
+]

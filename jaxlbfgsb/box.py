@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlbfgsb.types import Boolean, Integer, Mask, Scalar, Vector
+from jaxlbfgsb.types import Boolean, Mask, Scalar, Sides, Vector
 
 LARGEST_STEP = 1e10
 """No step is longer than this many times the direction (L-BFGS-B 3.0, `stpmx`)."""
@@ -98,7 +98,7 @@ def largest_feasible_step(x: Vector, d: Vector, box: Box) -> Scalar:
     return jnp.minimum(jnp.min(steps), cap)
 
 
-def active_bounds(x: Vector, g: Vector, box: Box) -> Integer:
+def active_bounds(x: Vector, g: Vector, box: Box) -> Sides:
     """-1 where ``x`` is on its lower bound, +1 on its upper one, 0 between them.
 
     A fixed variable is on both: the sign of ``g`` tells which one holds it.

@@ -122,7 +122,7 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Compact) -> Cauc
     return CauchyPoint(xc=xc, c=last.c + dt * last.p, free=~(held | met))
 
 
-def _bound_met(g: jax.Array, index: Integer, box: Box) -> jax.Array:
+def _bound_met(g: jax.Array, index: jax.Array, box: Box) -> jax.Array:
     """The bound that ``-g`` leads to, for the variables of `index`."""
     assert box.lower is not None and box.upper is not None
     return jnp.where(g < 0, box.upper[index], box.lower[index])

@@ -174,17 +174,33 @@ def status_of(state: State, options: Options) -> Integer:
     return jnp.where((of_reason == 2) & at_limit & ~no_run, 1, of_reason)
 
 
-def advance(state: State, value: Scalar, gradient: Vector, box: Box, options: Options) -> State:
+def halt(state: State) -> State:
+    """The run, ended on request at its current iterate; a limit reached there comes first."""
+    at_limit = (state.reason == Reason.MAXITER) | (state.reason == Reason.MAXFUN)
+    reason = jnp.where(at_limit, state.reason, Reason.CALLBACK).astype(jnp.int32)
+    return state._replace(reason=reason, phase=_int(Phase.DONE))
+
+
+def advance(
+    state: State,
+    value: Scalar,
+    gradient: Vector,
+    box: Box,
+    options: Options,
+    evaluations: Integer | int = 1,
+) -> State:
     """One evaluation at `state.trial` in, the next request out.
 
     Parameters
     ----------
     value, gradient
         f and its gradient at `state.trial`, in the dtype of x; need not be finite.
+    evaluations
+        What they cost, to be counted in `nfev`: more than one with finite differences.
     """
     running = state.phase != Phase.DONE
     starts = state.phase == Phase.START
-    nfev = state.nfev + 1
+    nfev = state.nfev + evaluations
 
     # One step of the line search.  A gradient that is not finite shows in the slope.
     slope = memory.dot(gradient, state.xhat - state.x)

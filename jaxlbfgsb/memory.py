@@ -21,7 +21,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlbfgsb.types import Boolean, Coefficients, Integer, MiddleMatrix, PairRows, Scalar, Vector
+from jaxlbfgsb.types import (
+    Ages,
+    Boolean,
+    Coefficients,
+    Integer,
+    MiddleMatrix,
+    PairRows,
+    Scalar,
+    Vector,
+)
 
 
 class Memory(NamedTuple):
@@ -105,7 +114,7 @@ def update(memory: Memory, s: Vector, y: Vector, sy: Scalar, store: Boolean) -> 
     )
 
 
-def ages(place: Integer, m: int) -> Integer:
+def ages(place: Integer, m: int) -> Ages:
     """Of the pair in each place of the ring: 0 the newest, ``m - 1`` the oldest."""
     return (place - 1 - jnp.arange(m, dtype=jnp.int32)) % m
 

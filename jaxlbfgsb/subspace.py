@@ -26,6 +26,14 @@ from jaxlbfgsb.cauchy import CauchyPoint
 from jaxlbfgsb.memory import Compact, Memory, W_times, W_transposed_times, ages, dot
 from jaxlbfgsb.types import Coefficients, Mask, MiddleMatrix, Vector
 
+LEAST_SLOPE = 1e-3
+"""The projected step must descend at least this fraction as fast as the Cauchy step.
+
+L-BFGS-B 3.0 only asks that it does not ascend.  On a quadratic the line search then ends
+where the gradient is orthogonal to the same projected step, which is taken again, and the
+run stalls away from the solution: the bounded example of SciPy's documentation does.
+"""
+
 
 def subspace_minimizer(
     x: Vector, g: Vector, box: Box, memory: Memory, B: Compact, cauchy: CauchyPoint
@@ -88,11 +96,12 @@ def _cholesky_solve(C, v):  # type: ignore[no-untyped-def]
 
 
 def _into_the_box(x: Vector, g: Vector, box: Box, xc: Vector, step: Vector) -> Vector:
-    """The projection of 2011, and the truncation of 1995 where that gives no descent."""
+    """The projection of 2011, and the truncation of 1995 where that gives too little descent."""
     if box.lower is None or box.upper is None:
         return xc + step
     projected = project(xc + step, box)
-    ascends = dot(g, projected - x) > 0
+    least = LEAST_SLOPE * jnp.minimum(dot(g, xc - x), 0)
+    ascends = dot(g, projected - x) > least
 
     to_bound = jnp.where(step < 0, box.lower - xc, box.upper - xc)
     alphas = jnp.where(step == 0, jnp.inf, to_bound / jnp.where(step == 0, 1, step))

@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     SmallMatrix: TypeAlias = jax.Array
     Scalar: TypeAlias = jax.Array
     Integer: TypeAlias = jax.Array
+    Sides: TypeAlias = jax.Array
+    Ages: TypeAlias = jax.Array
     Boolean: TypeAlias = jax.Array
 else:
     try:
         from jaxtyping import Array, Bool, Float, Int
     except ImportError:
         Vector = Mask = PairRows = Coefficients = jax.Array
-        MiddleMatrix = SmallMatrix = Scalar = Integer = Boolean = jax.Array
+        MiddleMatrix = SmallMatrix = Scalar = Integer = Boolean = Sides = Ages = jax.Array
     else:
         Vector = Float[Array, "n"]
         Mask = Bool[Array, "n"]
@@ -43,6 +45,8 @@ else:
         SmallMatrix = Float[Array, "m m"]
         Scalar = Float[Array, ""]
         Integer = Int[Array, ""]
+        Sides = Int[Array, "n"]
+        Ages = Int[Array, "m"]
         Boolean = Bool[Array, ""]
 
 PyTree: TypeAlias = Any

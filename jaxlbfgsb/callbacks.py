@@ -1,0 +1,50 @@
+"""Calling the user back, in SciPy's two manners."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from scipy.optimize import OptimizeResult as ScipyResult
+
+Callback: TypeAlias = Callable[..., Any]
+
+
+def wants_to_stop(callback: Callback, x: Any, value: Any) -> bool:
+    """Call back with what is the callback's own to keep; True if it raised StopIteration.
+
+    A callback whose only parameter is named ``intermediate_result`` gets an object with
+    the fields ``x`` and ``fun``; any other gets x.
+    """
+    try:
+        if _takes_result(callback):
+            callback(intermediate_result=ScipyResult(x=x, fun=value))
+        else:
+            callback(x)
+    except StopIteration:
+        return True
+    return False
+
+
+def _takes_result(callback: Callback) -> bool:
+    try:
+        parameters = inspect.signature(callback).parameters
+    except (TypeError, ValueError):  # builtins without a signature
+        return False
+    return set(parameters) == {"intermediate_result"}
+
+
+class NumpyCallback:
+    """A callback that gets NumPy arrays, and remembers whether it stopped the run."""
+
+    def __init__(self, callback: Callback) -> None:
+        self.callback = callback
+        self.stopped = False
+
+    def __call__(self, intermediate_result: ScipyResult) -> None:
+        x, value = np.array(intermediate_result.x), float(intermediate_result.fun)
+        if wants_to_stop(self.callback, x, value):
+            self.stopped = True
+            raise StopIteration

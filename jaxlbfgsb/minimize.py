@@ -1,0 +1,227 @@
+"""The JAX front door: checks, traces the function once, chooses a driver."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlbfgsb.box import Box
+from jaxlbfgsb.callbacks import Callback, wants_to_stop
+from jaxlbfgsb.core import Event, Options, Phase, State, halt, init, refuse_invalid
+from jaxlbfgsb.loop import run
+from jaxlbfgsb.options import checked_maxcor, checked_options, strict_options
+from jaxlbfgsb.pytrees import (
+    BoundLeaves,
+    checked_bounds,
+    checked_x0,
+    is_traced,
+    raveled,
+    raveled_box,
+)
+from jaxlbfgsb.result import OptimizeResult, result_of
+from jaxlbfgsb.tracing import Data, Program, Returns, trace
+from jaxlbfgsb.types import PyTree, Scalar, Vector
+
+
+def minimize(
+    fun: Callable[..., Any],
+    x0: PyTree,
+    args: tuple[PyTree, ...] = (),
+    *,
+    bounds: Any = None,
+    maxcor: int = 10,
+    ftol: Any = None,
+    gtol: Any = None,
+    gtol_rel: Any = 0.0,
+    maxiter: Any = 15000,
+    maxfun: Any = 15000,
+    maxls: Any = 20,
+    value_and_grad: bool = False,
+    has_aux: bool = False,
+    callback: Callback | None = None,
+) -> OptimizeResult:
+    """Minimise a smooth function of bounded variables with L-BFGS-B, compiled.
+
+    The whole run is one `jax.lax.while_loop`: use it as it stands or inside `jit`,
+    `vmap`, `scan` and `shard_map`.
+
+    Parameters
+    ----------
+    fun
+        ``fun(x, *args)``, written with JAX, returns a real scalar: f(x).  With
+        `value_and_grad` it returns ``(f, gradient)``, with `has_aux` ``(f, aux)``, with
+        both ``((f, aux), gradient)``.  Traced once; never called with a number.
+    x0
+        The start: an array or any pytree of float32 or float64 arrays.  Moved into the
+        bounds first.
+    args
+        A tuple of pytrees, handed to `fun`.  New values never recompile.
+    bounds
+        None, or ``(lower, upper)``, or a `scipy.optimize.Bounds`.  Each side is None, a
+        scalar, an array of the shape of x0, or a pytree of these with the structure of
+        x0 or of its upper levels.  An infinite bound is none.  ``lower == upper`` fixes a
+        variable.  Always (lower, upper): SciPy's list of (min, max) pairs is refused,
+        since for two variables it could be read both ways.  Bounds are rounded to the
+        dtype of their variables.
+    maxcor
+        Correction pairs kept, at least 1.
+    ftol
+        Stop when ``(f_k - f_{k+1}) / max(|f_k|, |f_{k+1}|, 1) <= ftol``.  None: 2.2e-9 in
+        float64 (SciPy's), 1.2e-6 in float32 (ten units in the last place).
+    gtol
+        Stop when the largest entry of the projected gradient is at most `gtol`.  None:
+        1e-5 in float64 (SciPy's), 1e-4 in float32.
+    gtol_rel
+        Stop also when it is at most `gtol_rel` times its value at the start.
+    maxiter, maxfun
+        Limits on iterations and evaluations, tested at the end of an iteration.
+    maxls
+        Evaluations in one line search, at least 1.
+    value_and_grad, has_aux
+        What `fun` returns; see there.
+    callback
+        Called after each iteration with a copy of x, or, if its parameter is named
+        ``intermediate_result``, with an object with the fields ``x`` and ``fun``.
+        Raising StopIteration ends the run.  Not under `jit` or `vmap`.
+
+    Returns
+    -------
+    OptimizeResult
+        With ``x, fun, jac, aux, status, reason, success, nit, nfev, hess_inv, pg_norm,
+        active`` and, outside of `jit`, ``message``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that make no sense, with what is wanted instead.  What can be known
+        only at run time under tracing ends in `reason` instead.
+
+    Notes
+    -----
+    The algorithm is that of Byrd, Lu, Nocedal and Zhu (1995) with the subspace step of
+    Morales and Nocedal (2011) and the line search of Moré and Thuente (1994).  Eager calls
+    with the same function and shapes compile once, whatever the values of `args`,
+    `bounds`, tolerances and of all that `fun` closes over.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from jaxlbfgsb import minimize
+    >>> def rosenbrock(x):
+    ...     return 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2
+    >>> result = minimize(rosenbrock, jnp.array([-1.2, 1.0]), bounds=(None, jnp.array([0.5, 2.0])))
+    >>> result.x.round(3).tolist(), bool(result.success)
+    ([0.5, 0.25], True)
+    """
+    if not callable(fun):
+        raise TypeError(f"fun must be callable; it is a {type(fun).__name__}.")
+    if not isinstance(args, tuple):
+        raise TypeError(f"args must be a tuple; it is a {type(args).__name__}. Write args=(a,).")
+    x0 = checked_x0(x0)
+    lower, upper = checked_bounds(bounds, x0)
+    m = checked_maxcor(maxcor)
+    dtype = jnp.result_type(*jax.tree.leaves(x0))
+    options = checked_options(dtype, ftol, gtol, gtol_rel, maxiter, maxfun, maxls)
+    program, data = trace(fun, x0, args, Returns(gradient=value_and_grad, aux=has_aux))
+    if callback is None:
+        return _solve(program, m, data, x0, lower, upper, options)
+    if is_traced(data, x0, lower, upper, options):
+        raise ValueError(
+            "callback needs an eager call: under jit, vmap or grad nothing can be called back. "
+            "Call minimize outside of them, or leave the callback out."
+        )
+    return _solve_with_callback(program, m, data, x0, lower, upper, options, callback)
+
+
+def _begin(
+    m: int, x0: PyTree, lower: BoundLeaves, upper: BoundLeaves, options: Options
+) -> tuple[State, Box, Options]:
+    vector, _ = raveled(x0)
+    box = raveled_box(lower, upper, jax.tree.leaves(x0))
+    options = strict_options(options, vector.dtype)
+    return refuse_invalid(init(vector, box, m), box, options), box, options
+
+
+def _objective(
+    program: Program, data: Data, x0: PyTree
+) -> Callable[[Vector], tuple[Scalar, Vector]]:
+    """Value and gradient in the raveled variables."""
+    vector, unravel = raveled(x0)
+
+    def value_and_grad(x: Vector) -> tuple[Scalar, Vector]:
+        value, gradient, _ = program(data, jax.tree.leaves(unravel(x)))
+        return value.astype(vector.dtype), raveled(gradient)[0].astype(vector.dtype)
+
+    def value_only(x: Vector) -> Scalar:
+        return program(data, jax.tree.leaves(unravel(x)))[0].astype(vector.dtype)
+
+    return value_and_grad if program.returns.gradient else jax.value_and_grad(value_only)
+
+
+def _finish(
+    program: Program, data: Data, x0: PyTree, state: State, box: Box, options: Options
+) -> OptimizeResult:
+    _, unravel = raveled(x0)
+    _, unravel_sides = raveled(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.int32), x0))
+    flat = result_of(state, box, options)
+    x = unravel(flat.x)
+    return dataclasses.replace(
+        flat,
+        x=x,
+        jac=unravel(flat.jac),
+        aux=program(data, jax.tree.leaves(x))[2],
+        active=unravel_sides(flat.active),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _solve(
+    program: Program,
+    m: int,
+    data: Data,
+    x0: PyTree,
+    lower: BoundLeaves,
+    upper: BoundLeaves,
+    options: Options,
+) -> OptimizeResult:
+    state, box, options = _begin(m, x0, lower, upper, options)
+    state = run(_objective(program, data, x0), state, box, options)
+    return _finish(program, data, x0, state, box, options)
+
+
+_begin_compiled = jax.jit(_begin, static_argnums=0)
+_finish_compiled = jax.jit(_finish, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _one_iteration(
+    program: Program, data: Data, x0: PyTree, state: State, box: Box, options: Options
+) -> State:
+    return run(_objective(program, data, x0), state, box, options, one_iteration=True)
+
+
+def _solve_with_callback(
+    program: Program,
+    m: int,
+    data: Data,
+    x0: PyTree,
+    lower: BoundLeaves,
+    upper: BoundLeaves,
+    options: Options,
+    callback: Callback,
+) -> OptimizeResult:
+    """The same loop, let go for one iteration at a time."""
+    _, unravel = raveled(x0)
+    state, box, options = _begin_compiled(m, x0, lower, upper, options)
+    while state.phase != Phase.DONE:
+        state = _one_iteration(program, data, x0, state, box, options)
+        if state.event != Event.ACCEPTED:
+            break
+        if wants_to_stop(callback, unravel(state.x), state.value):
+            state = halt(state)
+    return _finish_compiled(program, data, x0, state, box, options)

@@ -1,0 +1,63 @@
+"""Tolerances and limits: defaults, and what is wrong with the ones given."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlbfgsb.core import Options
+from jaxlbfgsb.pytrees import is_traced
+
+
+def checked_maxcor(maxcor: Any) -> int:
+    if is_traced(maxcor):
+        raise TypeError("maxcor sets the size of arrays and can't be traced; give an int.")
+    if isinstance(maxcor, bool) or int(maxcor) != maxcor or maxcor < 1:
+        raise ValueError(f"maxcor must be an integer of at least 1; it is {maxcor!r}.")
+    return int(maxcor)
+
+
+def default_tolerances(dtype: Any) -> tuple[float, float]:
+    """``ftol, gtol`` where none are given: SciPy's in float64, in float32 what it can hold."""
+    eps = float(jnp.finfo(dtype).eps)
+    return (1e7 * eps, 1e-5) if eps < 1e-12 else (10 * eps, 1e-4)
+
+
+def checked_options(
+    dtype: Any, ftol: Any, gtol: Any, gtol_rel: Any, maxiter: Any, maxfun: Any, maxls: Any
+) -> Options:
+    """The options with defaults filled in; values that are known now are checked now."""
+    default_ftol, default_gtol = default_tolerances(dtype)
+    tolerances = {
+        "ftol": default_ftol if ftol is None else ftol,
+        "gtol": default_gtol if gtol is None else gtol,
+        "gtol_rel": gtol_rel,
+    }
+    limits = {"maxiter": maxiter, "maxfun": maxfun, "maxls": maxls}
+    for name, value in (*tolerances.items(), *limits.items()):
+        if np.shape(value) != ():
+            raise ValueError(f"{name} must be a scalar; it has shape {np.shape(value)}.")
+    for name, value in tolerances.items():
+        if not is_traced(value) and not float(value) >= 0:
+            raise ValueError(f"{name} must be a number of at least 0; it is {value!r}.")
+    largest = np.iinfo(np.int32).max
+    for name, value in limits.items():
+        if is_traced(value):
+            continue
+        if math.isnan(value):
+            raise ValueError(f"{name} must be a number; it is {value!r}.")
+        if name == "maxls" and value <= 0:
+            raise ValueError("maxls must be positive.")
+        limits[name] = int(max(min(value, largest), -1))
+    return Options(**tolerances, **limits)
+
+
+def strict_options(options: Options, dtype: Any) -> Options:
+    """Options in the dtype of the run, without weak types."""
+    return Options(
+        *(jnp.asarray(value).astype(dtype) for value in options[:3]),
+        *(jnp.asarray(value).astype(jnp.int32) for value in options[3:]),
+    )

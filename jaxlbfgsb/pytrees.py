@@ -1,0 +1,166 @@
+"""Between the user's structures and the raveled vectors of the mathematics.
+
+Everything is checked here, once; below are only vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from scipy.optimize import Bounds
+
+from jaxlbfgsb.box import Box
+from jaxlbfgsb.types import PyTree, Vector
+
+BoundLeaves = list[Any]
+"""One entry for each leaf of x0: a number, an array, or None for no bound."""
+
+_RIGHT_FORM = (
+    "bounds must be (lower, upper), for example bounds=(jnp.array([0., -1.]), jnp.array([5., "
+    "jnp.inf])) or bounds=(0., None)."
+)
+
+
+def is_traced(*trees: PyTree) -> bool:
+    """True if a value is known only when the compiled function runs."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def checked_x0(x0: PyTree) -> PyTree:
+    """x0 with arrays for leaves; TypeError or ValueError for what can't be minimised over."""
+    leaves, tree = jax.tree.flatten(x0)
+    if not leaves:
+        raise ValueError("x0 has no variables: it is an empty pytree.")
+    arrays = [leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for leaf in leaves]
+    for array in arrays:
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(
+                f"x0 must hold floating-point arrays; it holds dtype {array.dtype}. "
+                "Convert it, for example with jnp.asarray(x0, float)."
+            )
+        if array.dtype.itemsize < 4 or array.dtype.itemsize > 8:
+            raise TypeError(
+                f"x0 must be float32 or float64; it holds {array.dtype}. "
+                "Convert it with x0.astype('float32') or x0.astype('float64')."
+            )
+    if sum(array.size for array in arrays) == 0:
+        raise ValueError("x0 has no variables: all its arrays are empty.")
+    for array in arrays:
+        if not is_traced(array) and np.isnan(np.asarray(array)).any():
+            raise ValueError("x0 has NaN among its values; give a start that is a number.")
+    return jax.tree.unflatten(tree, arrays)
+
+
+def checked_bounds(bounds: Any, x0: PyTree) -> tuple[BoundLeaves, BoundLeaves]:
+    """``(lower, upper)`` as one entry for each leaf of x0, checked as far as can be now."""
+    x_leaves, x_tree = jax.tree.flatten(x0)
+    if bounds is None:
+        return [None] * len(x_leaves), [None] * len(x_leaves)
+    if isinstance(bounds, Bounds):
+        if x_tree.num_leaves > 1 and max(np.size(bounds.lb), np.size(bounds.ub)) > 1:
+            raise ValueError(
+                "scipy.optimize.Bounds with arrays fits an x0 that is one array; for a pytree "
+                "x0 give (lower, upper) with its structure."
+            )
+        lower, upper = np.asarray(bounds.lb), np.asarray(bounds.ub)
+        if x_tree.num_leaves > 1:
+            lower, upper = float(lower.reshape(())), float(upper.reshape(()))
+    elif isinstance(bounds, tuple) and len(bounds) == 2:
+        lower, upper = bounds
+    else:
+        raise ValueError(
+            f"{_RIGHT_FORM} A sequence of (min, max) pairs, as in SciPy, or an array is not "
+            "taken here, since for two variables it could be read both ways; "
+            "jaxlbfgsb.fmin_l_bfgs_b takes it."
+        )
+    lows, highs = _spread(lower, "lower", x0), _spread(upper, "upper", x0)
+    for low, high, leaf in zip(lows, highs, x_leaves, strict=True):
+        _check_values(low, high, np.dtype(leaf.dtype))
+    return lows, highs
+
+
+def _spread(side: Any, name: str, x0: PyTree) -> BoundLeaves:
+    """One side of the bounds, a prefix of x0's structure, as a list along its leaves."""
+    x_leaves, x_tree = jax.tree.flatten(x0)
+
+    def is_none(value: Any) -> bool:
+        return value is None
+
+    try:
+        spread = jax.tree.leaves(
+            jax.tree.broadcast(side, x0, is_leaf=is_none), is_leaf=is_none
+        )
+    except ValueError:
+        spread = []
+    if len(spread) != len(x_leaves):
+        given = jax.tree.structure(side, is_leaf=is_none)
+        raise ValueError(
+            f"The {name} bounds do not fit x0: they have the structure {given}, x0 has {x_tree}. "
+            "Give a scalar, an array, None, or a pytree of these with the structure of x0 or of "
+            "its upper levels. " + _RIGHT_FORM
+        )
+    out: BoundLeaves = []
+    for bound, leaf in zip(spread, x_leaves, strict=True):
+        if bound is None:
+            out.append(None)
+            continue
+        array = bound if isinstance(bound, jax.Array) else np.asarray(bound)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(
+                f"The {name} bounds must be real numbers; they hold dtype {array.dtype}. "
+                "Use None, -inf or inf for no bound."
+            )
+        if array.shape not in ((), leaf.shape):
+            raise ValueError(
+                f"The {name} bounds have shape {array.shape} where x0 has {leaf.shape}; give a "
+                "scalar or an array of the shape of x0."
+            )
+        out.append(array)
+    return out
+
+
+def _check_values(low: Any, high: Any, dtype: np.dtype) -> None:
+    sides = [(s, name) for s, name in ((low, "lower"), (high, "upper")) if s is not None]
+    known = [(np.asarray(s), name) for s, name in sides if not is_traced(s)]
+    for side, name in known:
+        if np.isnan(side).any():
+            raise ValueError(f"The {name} bounds hold NaN; use None or inf for no bound.")
+        empty = np.inf if name == "lower" else -np.inf
+        if (side == empty).any():
+            raise ValueError(f"A {name} bound is {empty}: no finite number satisfies it.")
+    if len(known) == 2:
+        lower, upper = np.broadcast_arrays(known[0][0].astype(dtype), known[1][0].astype(dtype))
+        if (lower > upper).any():
+            i = int(np.argmax((lower > upper).ravel()))
+            raise ValueError(
+                "A lower bound is greater than its upper bound: "
+                f"{lower.ravel()[i]} > {upper.ravel()[i]} at index {i} of its array."
+            )
+
+
+def raveled(x: PyTree) -> tuple[Vector, Callable[[Vector], PyTree]]:
+    """One vector of all variables, and the way back."""
+    return ravel_pytree(x)
+
+
+def raveled_box(lower: BoundLeaves, upper: BoundLeaves, x_leaves: list[jax.Array]) -> Box:
+    """The box of the raveled vector; `Box(None, None)` where there is no bound at all.
+
+    A bound counts as rounded to the dtype of its variable.
+    """
+    if all(side is None for side in (*lower, *upper)):
+        return Box(None, None)
+
+    def vector(side: BoundLeaves, missing: float) -> Vector:
+        parts = [
+            jnp.broadcast_to(jnp.asarray(missing if b is None else b).astype(x.dtype), x.shape)
+            for b, x in zip(side, x_leaves, strict=True)
+        ]
+        return ravel_pytree(parts)[0]
+
+    return Box(vector(lower, -np.inf), vector(upper, np.inf))

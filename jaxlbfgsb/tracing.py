@@ -1,0 +1,335 @@
+"""The user's function, traced once to a jaxpr that everything else evaluates.
+
+A `Program` is the jaxpr without the arrays that the function closes over: those are
+arguments of the compiled solve.  Programs compare by structure, so that the same
+function closing over new data is traced anew, in milliseconds, and not compiled anew.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+
+from jaxlbfgsb.closures import fingerprint
+from jaxlbfgsb.types import PyTree
+
+CACHED = 64
+"""Functions whose trace is remembered."""
+LARGEST_CACHED = 1 << 24
+"""Bytes of closed-over arrays that a remembered trace may keep alive."""
+
+
+class Returns(NamedTuple):
+    """What the user's function returns."""
+
+    gradient: bool
+    """``(value, gradient)`` rather than the value."""
+    aux: bool
+    """``(value, aux)`` in place of the value."""
+
+
+class Program:
+    """A traced function of ``(x, args)``: static, hashable, without data.
+
+    Attributes
+    ----------
+    returns
+        What the function returns.
+    out_tree
+        Structure of ``(value, gradient or None, aux or None)``.
+    """
+
+    def __init__(self, jaxpr: Jaxpr, returns: Returns, out_tree: Any, key: Hashable) -> None:
+        self.jaxpr = jaxpr
+        self.returns = returns
+        self.out_tree = out_tree
+        self._key = (returns, out_tree, key)
+        self._hash = hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, Program) and self._hash == other._hash and self._key == other._key
+        )
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __call__(self, data: Data, x_leaves: list[jax.Array]) -> tuple[Any, Any, Any]:
+        """``(value, gradient or None, aux or None)`` at x, given as its leaves."""
+        function = jaxpr_as_fun(ClosedJaxpr(self.jaxpr, data.consts))
+        return jax.tree.unflatten(self.out_tree, function(*x_leaves, *data.args))  # type: ignore[no-any-return]
+
+
+class Data(NamedTuple):
+    """The arrays that go with a program: a pytree of arguments."""
+
+    consts: list[Any]
+    args: list[Any]
+
+
+_Value = TypeVar("_Value")
+
+
+class Recent(Generic[_Value]):
+    """The most recently used entries of a dictionary."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.entries: OrderedDict[Hashable, _Value] = OrderedDict()
+
+    def get(self, key: Hashable) -> _Value | None:
+        if key not in self.entries:
+            return None
+        self.entries.move_to_end(key)
+        return self.entries[key]
+
+    def put(self, key: Hashable, value: _Value) -> None:
+        self.entries[key] = value
+        self.entries.move_to_end(key)
+        if len(self.entries) > self.size:
+            self.entries.popitem(last=False)
+
+
+_traces: Recent[tuple[Program, list[Any]]] = Recent(CACHED)
+_programs: Recent[Program] = Recent(4 * CACHED)
+
+
+def clear_cache() -> None:
+    """Forget every trace, and with it the arrays that the traced functions close over."""
+    _traces.entries.clear()
+    _programs.entries.clear()
+
+
+def trace(
+    fun: Callable[..., Any], x0: PyTree, args: tuple[PyTree, ...], returns: Returns
+) -> tuple[Program, Data]:
+    """Trace ``fun(x, *args)`` at the shapes and dtypes given, or recall its trace.
+
+    Leaves of `args` that are no arrays or numbers (strings, functions) are static.
+    """
+    x_leaves, x_tree = jax.tree.flatten(x0)
+    arg_leaves, arg_tree = jax.tree.flatten(args)
+    is_array = [_is_array_like(leaf) for leaf in arg_leaves]
+    arrays = [a for a, dynamic in zip(arg_leaves, is_array, strict=True) if dynamic]
+    statics = [a for a, dynamic in zip(arg_leaves, is_array, strict=True) if not dynamic]
+
+    def current_key() -> Hashable | None:
+        described = fingerprint((fun, tuple(statics)))
+        if described is None:
+            return None
+        avals = tuple(_abstract(leaf) for leaf in (*x_leaves, *arrays))
+        return (described, x_tree, arg_tree, tuple(is_array), avals, returns, _settings())
+
+    key = current_key()
+    known = None if key is None else _traces.get(key)
+    if known is not None:
+        return known[0], Data(known[1], arrays)
+
+    def flat(x_leaves: list[Any], arrays: list[Any]) -> Any:
+        rest, static = iter(arrays), iter(statics)
+        leaves = [next(rest) if dynamic else next(static) for dynamic in is_array]
+        out = fun(jax.tree.unflatten(x_tree, x_leaves), *jax.tree.unflatten(arg_tree, leaves))
+        return _checked_output(out, x_leaves, x_tree, returns)
+
+    closed, out_shapes = jax.make_jaxpr(flat, return_shape=True)(
+        [_struct(leaf) for leaf in x_leaves], [_struct(leaf) for leaf in arrays]
+    )
+    consts = list(closed.consts)
+    out_tree = jax.tree.structure(out_shapes)
+    program = _shared_program(closed, returns, out_tree, len(x_leaves))
+    # The key as it is after the trace: a function may count its calls.
+    key = current_key()
+    small = sum(getattr(c, "nbytes", 0) for c in consts) <= LARGEST_CACHED
+    traced = any(isinstance(c, jax.core.Tracer) for c in consts)
+    if key is not None and small and not traced:
+        _traces.put(key, (program, consts))
+    return program, Data(consts, arrays)
+
+
+def _shared_program(
+    closed: ClosedJaxpr, returns: Returns, out_tree: Any, x_count: int
+) -> Program:
+    """The program of an earlier trace with the same structure, if there is one.
+
+    Compared is the jaxpr that the solver compiles, with its derivative: custom rules
+    are functions, of which no two traces have the same.
+    """
+    avals = [v.aval for v in closed.jaxpr.invars]
+    const_avals = [v.aval for v in closed.jaxpr.constvars]
+
+    def derived(consts: list[Any], inputs: list[Any]) -> Any:
+        def value_and_rest(x: list[Any]) -> tuple[Any, Any]:
+            out = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(*x, *inputs[x_count:])
+            return out[0], out[1:]
+
+        if returns.gradient:
+            return value_and_rest(inputs[:x_count])
+        return jax.value_and_grad(value_and_rest, has_aux=True)(inputs[:x_count])
+
+    structs = jax.tree.map(_struct, (const_avals, avals))
+    key = _structure(jax.make_jaxpr(derived)(*structs))
+    full_key = (returns, out_tree, key, _settings())
+    program = _programs.get(full_key)
+    if program is None:
+        program = Program(closed.jaxpr, returns, out_tree, (key, _settings()))
+        _programs.put(full_key, program)
+    return program
+
+
+def _is_array_like(leaf: Any) -> bool:
+    if isinstance(leaf, np.ndarray):
+        return leaf.dtype.kind in "biufcV"
+    return isinstance(leaf, jax.Array | np.generic | bool | int | float | complex)
+
+
+def _abstract(leaf: Any) -> Hashable:
+    """Shape, dtype and weak type: all that tracing sees of an array."""
+    if isinstance(leaf, bool | int | float | complex):
+        return type(leaf)
+    aval = jax.typeof(leaf) if isinstance(leaf, jax.Array) else None
+    if aval is not None:
+        return aval
+    return (leaf.shape, leaf.dtype.str)
+
+
+def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
+    aval = leaf if isinstance(leaf, jax.core.ShapedArray) else jax.typeof(leaf)
+    varying = getattr(aval, "vma", None)
+    more = {"vma": varying} if varying else {}
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type, **more)
+
+
+def _settings() -> Hashable:
+    """The settings of JAX that change what a function is traced to."""
+    config = jax.config
+    return (
+        config.jax_enable_x64,
+        config.jax_numpy_dtype_promotion,
+        config.jax_numpy_rank_promotion,
+        config.jax_default_matmul_precision,
+        config.jax_debug_nans,
+        config.jax_default_prng_impl,
+    )
+
+
+def _checked_output(out: Any, x_leaves: list[Any], x_tree: Any, returns: Returns) -> Any:
+    """``(value, gradient, aux)`` of what the function returned, or an error that teaches."""
+    gradient = aux = None
+    if returns.gradient:
+        value, gradient = _pair(
+            out, "value_and_grad=True wants fun to return (value, gradient)"
+        )
+        if returns.aux:
+            value, aux = _pair(
+                value,
+                "value_and_grad=True with has_aux=True wants fun to return "
+                "((value, aux), gradient), as jax.value_and_grad does",
+            )
+        gradient = _checked_gradient(gradient, x_leaves, x_tree)
+    elif returns.aux:
+        value, aux = _pair(out, "has_aux=True wants fun to return (value, aux)")
+    else:
+        value = out
+    return _checked_value(value), gradient, aux
+
+
+def _pair(out: Any, wanted: str) -> tuple[Any, Any]:
+    if not (isinstance(out, tuple | list) and len(out) == 2):
+        raise TypeError(f"{wanted}; it returned {_described(out)}.")
+    return out[0], out[1]
+
+
+def _checked_value(value: Any) -> jax.Array:
+    if isinstance(value, tuple | list):
+        raise TypeError(
+            f"fun must return a scalar; it returned {_described(value)}. For (value, gradient) "
+            "give value_and_grad=True, for (value, aux) give has_aux=True."
+        )
+    try:
+        value = jnp.asarray(value)
+    except TypeError:
+        raise TypeError(
+            f"fun must return a scalar; it returned {_described(value)}."
+        ) from None
+    if value.shape != ():
+        raise ValueError(
+            f"fun must return a scalar; it returned an array of shape {value.shape}. "
+            "Reduce it, for example with jnp.sum."
+        )
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(
+            f"fun must return a real floating number; it returned dtype {value.dtype}."
+        )
+    return value
+
+
+def _checked_gradient(gradient: Any, x_leaves: list[Any], x_tree: Any) -> list[jax.Array]:
+    leaves, tree = jax.tree.flatten(gradient)
+    if tree != x_tree:
+        raise ValueError(
+            f"The gradient must have the structure of x0, {x_tree}; it has {tree}."
+        )
+    out = []
+    for given, x in zip(leaves, x_leaves, strict=True):
+        array = jnp.asarray(given)
+        if array.shape != x.shape:
+            raise ValueError(
+                f"The gradient must have the shape of x0, {x.shape}; it has {array.shape}."
+            )
+        out.append(array.astype(x.dtype))
+    return out
+
+
+def _described(out: Any) -> str:
+    if isinstance(out, tuple | list):
+        return f"a {type(out).__name__} of {len(out)}"
+    return "None" if out is None else f"a {type(out).__name__}"
+
+
+def _structure(closed: ClosedJaxpr) -> Hashable:
+    """A key that two jaxprs share only if they compute the same."""
+    return (_jaxpr_key(closed.jaxpr), tuple(_param_key(c) for c in closed.consts))
+
+
+def _jaxpr_key(jaxpr: Jaxpr) -> Hashable:
+    numbers: dict[Any, int] = {}
+
+    def number(var: Any) -> Hashable:
+        if isinstance(var, Literal):
+            return ("literal", var.aval, np.asarray(var.val).tobytes())
+        return numbers.setdefault(var, len(numbers))
+
+    heads = [(number(v), v.aval) for v in (*jaxpr.constvars, *jaxpr.invars)]
+    lines = []
+    for eqn in jaxpr.eqns:
+        params = tuple((name, _param_key(v)) for name, v in sorted(eqn.params.items()))
+        inputs = tuple(number(v) for v in eqn.invars)
+        outputs = tuple((number(v), v.aval) for v in eqn.outvars)
+        lines.append((eqn.primitive, inputs, outputs, params, repr(eqn.ctx)))
+    return (tuple(heads), tuple(lines), tuple(number(v) for v in jaxpr.outvars))
+
+
+def _param_key(value: Any) -> Hashable:
+    if isinstance(value, ClosedJaxpr):
+        return _structure(value)
+    if isinstance(value, Jaxpr):
+        return _jaxpr_key(value)
+    if isinstance(value, tuple | list):
+        return (type(value), tuple(_param_key(v) for v in value))
+    if isinstance(value, dict):
+        return tuple((k, _param_key(v)) for k, v in sorted(value.items()))
+    if isinstance(value, bool | int | float | complex):
+        return (type(value), repr(value))
+    if isinstance(value, np.ndarray | np.generic):
+        return (value.dtype.str, value.shape, value.tobytes())
+    try:
+        hash(value)
+    except TypeError:
+        return object()  # equal to nothing: traced functions that hold it share no program
+    return value
