@@ -99,9 +99,7 @@ class AskTell:
         x0 = np.asarray(x0)
         with precision_of(x0.dtype):
             lower, upper = checked_bounds(bounds, x0)
-            options = checked_options(
-                x0.dtype, ftol, gtol, gtol_rel, maxiter, maxfun, maxls
-            )
+            options = checked_options(x0.dtype, ftol, gtol, gtol_rel, maxiter, maxfun, maxls)
             self._shape: tuple[int, ...] = x0.shape
             self._box: Box = raveled_box(lower, upper, [x0])
             self._options: Options = strict_options(options, x0.dtype)

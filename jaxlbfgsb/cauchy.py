@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxlbfgsb.box import Box, breakpoints, is_held, project
@@ -67,7 +68,7 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Compact) -> Cauc
     p = W_transposed_times(B, d)
     f1 = -dot(d, d)
     f2_start = -B.theta * f1
-    floor = jnp.finfo(x.dtype).eps * f2_start
+    floor = np.finfo(x.dtype).eps * f2_start
     first = _Segment(
         t=jnp.zeros_like(f1),
         crossed=jnp.asarray(-1, jnp.int32),
@@ -110,9 +111,7 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Compact) -> Cauc
         last = lax.while_loop(lambda s: goes_on(s) & (s.walked < WALKED), cross, first)
         # A loop of at most one turn instead of a branch: under vmap a branch would
         # sort in every lane and every iteration.
-        last = lax.while_loop(
-            goes_on, lambda s: _cross_sorted(s, t, x, g, box, B, floor), last
-        )
+        last = lax.while_loop(goes_on, lambda s: _cross_sorted(s, t, x, g, box, B, floor), last)
 
     dt = jnp.maximum(-last.f1 / last.f2, 0)
     any_left = some_unbounded | jnp.isfinite(last.next_t)
@@ -124,7 +123,8 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Compact) -> Cauc
 
 def _bound_met(g: jax.Array, index: jax.Array, box: Box) -> jax.Array:
     """The bound that ``-g`` leads to, for the variables of `index`."""
-    assert box.lower is not None and box.upper is not None
+    assert box.lower is not None
+    assert box.upper is not None
     return jnp.where(g < 0, box.upper[index], box.lower[index])
 
 

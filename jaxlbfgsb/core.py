@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxlbfgsb import line_search, memory
@@ -50,7 +51,7 @@ from jaxlbfgsb.memory import Memory
 from jaxlbfgsb.status import Reason, scipy_statuses
 from jaxlbfgsb.stopping import gradient_noise, reduction_is_small, value_noise
 from jaxlbfgsb.subspace import subspace_minimizer
-from jaxlbfgsb.types import Boolean, Integer, Scalar, Vector
+from jaxlbfgsb.types import Boolean, Integer, PyTree, Scalar, Vector
 
 CAPPED_LIMIT = 3
 """Accepted steps in a row at the cap of 1e10 that tell that f is unbounded below."""
@@ -226,9 +227,7 @@ def advance(
         | nothing_left
         | (search.evaluations >= options.maxls)
     )
-    pending = jnp.where(
-        minus_infinity & ~starts, Reason.UNBOUNDED, state.pending
-    ).astype(jnp.int32)
+    pending = jnp.where(minus_infinity & ~starts, Reason.UNBOUNDED, state.pending).astype(jnp.int32)
 
     # What an exhausted search leads to.
     hopeless = starts | state.settling
@@ -258,7 +257,7 @@ def advance(
     pg_norm_at_x0 = jnp.where(starts, pg_norm, state.pg_norm_at_x0)
     at_cap = step >= jnp.asarray(LARGEST_STEP, step.dtype)
     capped = jnp.where(moves, jnp.where(at_cap, state.capped + 1, 0), state.capped)
-    last_place = jnp.finfo(value.dtype).eps * jnp.abs(value)
+    last_place = np.finfo(value.dtype).eps * jnp.abs(value)
     stalls = state.value - value <= 2 * last_place
     stalled = jnp.where(moves, jnp.where(stalls, state.stalled + 1, 0), state.stalled)
     tests = (
@@ -266,8 +265,7 @@ def advance(
         (moves & (nit >= options.maxiter), Reason.MAXITER),
         (moves & (nfev > options.maxfun), Reason.MAXFUN),
         (
-            accepts
-            & (pg_norm <= jnp.maximum(options.gtol, options.gtol_rel * pg_norm_at_x0)),
+            accepts & (pg_norm <= jnp.maximum(options.gtol, options.gtol_rel * pg_norm_at_x0)),
             Reason.PROJECTED_GRADIENT,
         ),
         (
@@ -287,7 +285,7 @@ def advance(
 
     # The memory: the pair is skipped where the curvature is lost in rounding.
     sy = step * (slope - state.search.initial_slope)
-    eps = jnp.finfo(value.dtype).eps
+    eps = np.finfo(value.dtype).eps
     stores = running & moves & (sy > eps * -(step * state.search.initial_slope))
     pairs = memory.update(
         state.memory, step * (state.xhat - state.x), gradient - state.gradient, sy, stores
@@ -391,7 +389,8 @@ def _open_search(
     largest = jnp.where(first & is_constrained(box), 1, jnp.maximum(largest, 1))
     short = first & ~is_boxed(box)
     step = jnp.where(short, jnp.minimum(1 / jnp.where(norm > 0, norm, 1), largest), 1)
-    return line_search.start(value, memory.dot(gradient, d), step.astype(x.dtype), largest.astype(x.dtype))
+    slope = memory.dot(gradient, d)
+    return line_search.start(value, slope, step.astype(x.dtype), largest.astype(x.dtype))
 
 
 def _noise_reason(x: Vector, value: Scalar, pg_norm: Scalar, curvature: Scalar) -> Integer:
@@ -414,15 +413,11 @@ def _why_search_failed(
     reason = jnp.where(
         below_noise | (at_floor == Reason.NOISE_FLOOR), at_floor, Reason.LINE_SEARCH_FAILED
     )
-    reason = jnp.where(
-        rises & (reason != Reason.NOISE_FLOOR), Reason.INCONSISTENT_GRADIENT, reason
-    )
-    return jnp.where(
-        search.nonfinite >= search.evaluations, Reason.NONFINITE_TRIALS, reason
-    )
+    reason = jnp.where(rises & (reason != Reason.NOISE_FLOOR), Reason.INCONSISTENT_GRADIENT, reason)
+    return jnp.where(search.nonfinite >= search.evaluations, Reason.NONFINITE_TRIALS, reason)
 
 
-def _pick(condition: Boolean, a, b):  # type: ignore[no-untyped-def]
+def _pick(condition: Boolean, a: PyTree, b: PyTree) -> PyTree:
     """`a` where the condition holds, else `b`, leaf by leaf; equal leaves are kept as they are."""
     return jax.tree.map(lambda i, j: i if i is j else jnp.where(condition, i, j), a, b)
 

@@ -85,9 +85,7 @@ class Foreign:
         known = None if self._key is None else _kinds.get(self._key)
         if known is not None and known != _UNTRACEABLE:
             return known
-        out = self.fun(x0.copy(), *self.args)
-        slope = None if self.jac is None else self.jac(x0.copy(), *self.args)
-        self._first = (out, slope)
+        self._first = out, slope = self._call(x0)
         if known == _UNTRACEABLE or not self._all_jax(out, slope):
             return "host"
         kind = "pair" if self.jac is not None or self._is_pair(out) else "scalar"
@@ -100,10 +98,7 @@ class Foreign:
 
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray, int]:
         """Value, gradient and number of evaluations, on the host."""
-        out, slope = self._first or (None, None)
-        if self._first is None:
-            out = self.fun(x.copy(), *self.args)
-            slope = None if self.jac is None else self.jac(x.copy(), *self.args)
+        out, slope = self._first or self._call(x)
         self._first = None
         self.njev += 1
         if self._is_pair(out):
@@ -125,6 +120,11 @@ class Foreign:
         gradient, evaluations = self.differences.gradient(x, value)
         return value, gradient, 1 + evaluations
 
+    def _call(self, x: np.ndarray) -> tuple[Any, Any]:
+        """What the functions return, each given an array of its own."""
+        out = self.fun(x.copy(), *self.args)
+        return out, None if self.jac is None else self.jac(x.copy(), *self.args)
+
     def _is_pair(self, out: Any) -> bool:
         return self.may_be_pair and isinstance(out, tuple | list) and len(out) == 2
 
@@ -141,7 +141,7 @@ class Foreign:
         out = np.asarray(self.fun(x, *self.args))
         if out.size != 1:
             raise ValueError(NOT_SCALAR)
-        return out.item()  # type: ignore[no-any-return]
+        return out.item()
 
     def _jax_number_at(self, x: jax.Array) -> jax.Array:
         return _one_number(self.fun(x, *self.args))

@@ -54,7 +54,7 @@ class Differences:
 
     def __init__(
         self,
-        fun: Callable[[np.ndarray], float],
+        fun: Callable[[np.ndarray], complex],
         method: str,
         lower: np.ndarray,
         upper: np.ndarray,
@@ -64,7 +64,8 @@ class Differences:
     ) -> None:
         if method not in ("2-point", "3-point", "cs"):
             raise ValueError(
-                f"jac must be callable, a bool, None, '2-point', '3-point' or 'cs'; it is {method!r}."
+                "jac must be callable, a bool, None, '2-point', '3-point' or 'cs'; "
+                f"it is {method!r}."
             )
         self.fun = fun
         self.method = method

@@ -99,9 +99,7 @@ def advance(search: LineSearch, value: Scalar, slope: Scalar) -> tuple[LineSearc
     uses_psi = s.uses_psi & ~(enough & (slope >= 0))
 
     no_room = s.bracketed & (
-        (s.step <= s.low)
-        | (s.step >= s.high)
-        | (s.high - s.low <= INTERVAL_TOLERANCE * s.high)
+        (s.step <= s.low) | (s.step >= s.high) | (s.high - s.low <= INTERVAL_TOLERANCE * s.high)
     )
     at_largest = (s.step == s.largest) & enough & (slope <= limit_slope)
     at_zero = (s.step == 0) & (~enough | (slope >= limit_slope))
@@ -155,7 +153,7 @@ def back_off(search: LineSearch) -> LineSearch:
     """After a trial that is not finite: a shorter step, and never a longer one again.
 
     The factors 1/2, 1/4, 1/8, ... of successive failures stay near a boundary of the
-    domain at first and still span twelve orders of magnitude in eight evaluations.
+    domain at first and still span ten orders of magnitude in eight evaluations.
     Not in the paper, which assumes a function that is finite everywhere.
     """
     s = search

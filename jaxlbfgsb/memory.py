@@ -41,7 +41,7 @@ class Memory(NamedTuple):
     products: MiddleMatrix
     """``[Y; S] [Y; S]'``, with ``s'y`` of each pair as the line search measured it."""
     theta: Scalar
-    count: Integer
+    count: Integer  # type: ignore[assignment]
     """Pairs in use, at most m."""
     place: Integer
     """Where the next pair goes: the oldest one's place once the ring is full."""
@@ -70,9 +70,7 @@ def empty(n: int, m: int, dtype: jnp.dtype) -> Memory:
 
 def forget(memory: Memory) -> Memory:
     """Back to ``B = I``; the rows stay where they are, unused."""
-    return memory._replace(
-        theta=jnp.ones_like(memory.theta), count=jnp.zeros_like(memory.count)
-    )
+    return memory._replace(theta=jnp.ones_like(memory.theta), count=jnp.zeros_like(memory.count))
 
 
 def dot(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ def checked_maxcor(maxcor: Any) -> int:
 
 def default_tolerances(dtype: Any) -> tuple[float, float]:
     """``ftol, gtol`` where none are given: SciPy's in float64, in float32 what it can hold."""
-    eps = float(jnp.finfo(dtype).eps)
+    eps = float(np.finfo(dtype).eps)
     return (1e7 * eps, 1e-5) if eps < 1e-12 else (10 * eps, 1e-4)
 
 

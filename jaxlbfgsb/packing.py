@@ -62,10 +62,8 @@ def pack(state: State) -> Packed:
 def unpack(packed: Packed) -> State:
     layout = _layout()
     arrays, floats, integers = iter(packed.arrays), iter(packed.floats), iter(packed.integers)
-    take = {
-        "array": lambda: next(arrays),
-        "float": lambda: next(floats),
-        "int": lambda: next(integers),
-        "bool": lambda: next(integers) != 0,
-    }
-    return jax.tree.unflatten(layout.tree, [take[kind]() for kind in layout.kinds])  # type: ignore[no-any-return]
+    sources = {"array": arrays, "float": floats, "int": integers, "bool": integers}
+    leaves = [(next(sources[kind]), kind) for kind in layout.kinds]
+    return jax.tree.unflatten(
+        layout.tree, [leaf != 0 if kind == "bool" else leaf for leaf, kind in leaves]
+    )

@@ -58,18 +58,18 @@ def checked_x0(x0: PyTree) -> PyTree:
 
 def checked_bounds(bounds: Any, x0: PyTree) -> tuple[BoundLeaves, BoundLeaves]:
     """``(lower, upper)`` as one entry for each leaf of x0, checked as far as can be now."""
-    x_leaves, x_tree = jax.tree.flatten(x0)
+    x_leaves = jax.tree.leaves(x0)
     if bounds is None:
         return [None] * len(x_leaves), [None] * len(x_leaves)
     if isinstance(bounds, Bounds):
-        if x_tree.num_leaves > 1 and max(np.size(bounds.lb), np.size(bounds.ub)) > 1:
+        if len(x_leaves) > 1 and max(np.size(bounds.lb), np.size(bounds.ub)) > 1:
             raise ValueError(
                 "scipy.optimize.Bounds with arrays fits an x0 that is one array; for a pytree "
                 "x0 give (lower, upper) with its structure."
             )
         lower, upper = np.asarray(bounds.lb), np.asarray(bounds.ub)
-        if x_tree.num_leaves > 1:
-            lower, upper = float(lower.reshape(())), float(upper.reshape(()))
+        if len(x_leaves) > 1:
+            lower, upper = lower.reshape(()), upper.reshape(())
     elif isinstance(bounds, tuple) and len(bounds) == 2:
         lower, upper = bounds
     else:
@@ -92,9 +92,7 @@ def _spread(side: Any, name: str, x0: PyTree) -> BoundLeaves:
         return value is None
 
     try:
-        spread = jax.tree.leaves(
-            jax.tree.broadcast(side, x0, is_leaf=is_none), is_leaf=is_none
-        )
+        spread = jax.tree.leaves(jax.tree.broadcast(side, x0, is_leaf=is_none), is_leaf=is_none)
     except ValueError:
         spread = []
     if len(spread) != len(x_leaves):

@@ -196,7 +196,6 @@ class OptimizeResult:
             lines = [f"{name:>10}: {_shown(value)}" for name, value in rows if value is not None]
         return "\n".join(lines)
 
-
     def with_shape(self, shape: tuple[int, ...]) -> OptimizeResult:
         """The result of a raveled run with its vectors in the shape given."""
         vectors = {name: getattr(self, name).reshape(shape) for name in ("x", "jac", "active")}
@@ -228,5 +227,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value.item()
     return str(value).replace("\n", "\n" + " " * 12)
-
-

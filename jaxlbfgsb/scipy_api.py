@@ -339,7 +339,7 @@ def _solve_traced(
             result = minimize(function, x0, traced, value_and_grad=kind == "pair", **keywords)
         except CannotTrace:
             continue
-        return jax.tree.map(np.array, result)  # type: ignore[no-any-return]
+        return jax.tree.map(np.array, result)
     return None
 
 

@@ -47,9 +47,7 @@ def as_lower_upper(bounds: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
     if np.isnan(lower).any() or np.isnan(upper).any():
         raise ValueError("A bound is NaN; use None or an infinity for no bound.")
     if (lower > upper).any():
-        raise ValueError(
-            "LBFGSB - one of the lower bounds is greater than an upper bound."
-        )
+        raise ValueError("LBFGSB - one of the lower bounds is greater than an upper bound.")
     if (lower == np.inf).any() or (upper == -np.inf).any():
         raise ValueError(
             "A lower bound is inf or an upper bound -inf: no finite number satisfies it."

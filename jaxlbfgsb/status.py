@@ -57,9 +57,7 @@ class Ending:
 
 
 TABLE: dict[Reason, Ending] = {
-    Reason.NOT_FINISHED: Ending(
-        "The run has not ended.", "Go on with ask and tell.", 2, "START: "
-    ),
+    Reason.NOT_FINISHED: Ending("The run has not ended.", "Go on with ask and tell.", 2, "START: "),
     Reason.PROJECTED_GRADIENT: Ending(
         "Converged: the projected gradient is within gtol.",
         "",

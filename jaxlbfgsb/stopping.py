@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlbfgsb.types import Boolean, Scalar, Vector
 
@@ -21,7 +22,7 @@ def reduction_is_small(earlier: Scalar, value: Scalar, ftol: Scalar) -> Boolean:
 
 def value_noise(value: Scalar) -> Scalar:
     """Rounding error of the function: ``10 eps |f|``."""
-    return NOISE * jnp.finfo(value.dtype).eps * jnp.abs(value)
+    return NOISE * np.finfo(value.dtype).eps * jnp.abs(value)
 
 
 def gradient_noise(x: Vector, value: Scalar, curvature: Scalar) -> Scalar:
@@ -31,5 +32,5 @@ def gradient_noise(x: Vector, value: Scalar, curvature: Scalar) -> Scalar:
     f: a step that changes f by e has length ``sqrt(2 e / k)`` and changes the gradient
     by ``sqrt(2 e k)``; and x itself is known to ``10 eps max|x|`` only.
     """
-    of_x = NOISE * jnp.finfo(value.dtype).eps * jnp.max(jnp.abs(x))
+    of_x = NOISE * np.finfo(value.dtype).eps * jnp.max(jnp.abs(x))
     return jnp.sqrt(2 * curvature * value_noise(value)) + curvature * of_x

@@ -18,13 +18,14 @@ definite: two Cholesky factorisations, which fail (NaN) where ``B`` lost definit
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxlbfgsb.box import Box, project
 from jaxlbfgsb.cauchy import CauchyPoint
 from jaxlbfgsb.memory import Compact, Memory, W_times, W_transposed_times, ages, dot
-from jaxlbfgsb.types import Coefficients, Mask, MiddleMatrix, Vector
+from jaxlbfgsb.types import Coefficients, Mask, MiddleMatrix, PairRows, SmallMatrix, Vector
 
 LEAST_SLOPE = 1e-3
 """The projected step must descend at least this fraction as fast as the Cauchy step.
@@ -52,7 +53,7 @@ def products_of_active(memory: Memory, free: Mask) -> MiddleMatrix:
     The densest pass of an iteration, left out where nothing is active.
     """
 
-    def measure(pairs):  # type: ignore[no-untyped-def]
+    def measure(pairs: PairRows) -> MiddleMatrix:
         masked = jnp.where(free, 0, pairs)
         return dot(masked, masked.T)
 
@@ -90,7 +91,7 @@ def solve_K(memory: Memory, active: MiddleMatrix, v: Coefficients) -> Coefficien
     return jnp.concatenate([a, b])
 
 
-def _cholesky_solve(C, v):  # type: ignore[no-untyped-def]
+def _cholesky_solve(C: SmallMatrix, v: jax.Array) -> jax.Array:
     half = lax.linalg.triangular_solve(C, v[:, None], left_side=True, lower=True)
     return lax.linalg.triangular_solve(C, half, left_side=True, lower=True, transpose_a=True)[:, 0]
 

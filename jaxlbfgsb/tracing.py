@@ -63,7 +63,7 @@ class Program:
     def __call__(self, data: Data, x_leaves: list[jax.Array]) -> tuple[Any, Any, Any]:
         """``(value, gradient or None, aux or None)`` at x, given as its leaves."""
         function = jaxpr_as_fun(ClosedJaxpr(self.jaxpr, data.consts))
-        return jax.tree.unflatten(self.out_tree, function(*x_leaves, *data.args))  # type: ignore[no-any-return]
+        return jax.tree.unflatten(self.out_tree, function(*x_leaves, *data.args))
 
 
 class Data(NamedTuple):
@@ -152,9 +152,7 @@ def trace(
     return program, Data(consts, arrays)
 
 
-def _shared_program(
-    closed: ClosedJaxpr, returns: Returns, out_tree: Any, x_count: int
-) -> Program:
+def _shared_program(closed: ClosedJaxpr, returns: Returns, out_tree: Any, x_count: int) -> Program:
     """The program of an earlier trace with the same structure, if there is one.
 
     Compared is the jaxpr that the solver compiles, with its derivative: custom rules
@@ -191,10 +189,9 @@ def _is_array_like(leaf: Any) -> bool:
 def _abstract(leaf: Any) -> Hashable:
     """Shape, dtype and weak type: all that tracing sees of an array."""
     if isinstance(leaf, bool | int | float | complex):
-        return type(leaf)
-    aval = jax.typeof(leaf) if isinstance(leaf, jax.Array) else None
-    if aval is not None:
-        return aval
+        return (type(leaf),)
+    if isinstance(leaf, jax.Array):
+        return jax.typeof(leaf)
     return (leaf.shape, leaf.dtype.str)
 
 
@@ -207,24 +204,22 @@ def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def _settings() -> Hashable:
     """The settings of JAX that change what a function is traced to."""
-    config = jax.config
-    return (
-        config.jax_enable_x64,
-        config.jax_numpy_dtype_promotion,
-        config.jax_numpy_rank_promotion,
-        config.jax_default_matmul_precision,
-        config.jax_debug_nans,
-        config.jax_default_prng_impl,
+    names = (
+        "jax_enable_x64",
+        "jax_numpy_dtype_promotion",
+        "jax_numpy_rank_promotion",
+        "jax_default_matmul_precision",
+        "jax_debug_nans",
+        "jax_default_prng_impl",
     )
+    return tuple(getattr(jax.config, name) for name in names)
 
 
 def _checked_output(out: Any, x_leaves: list[Any], x_tree: Any, returns: Returns) -> Any:
     """``(value, gradient, aux)`` of what the function returned, or an error that teaches."""
     gradient = aux = None
     if returns.gradient:
-        value, gradient = _pair(
-            out, "value_and_grad=True wants fun to return (value, gradient)"
-        )
+        value, gradient = _pair(out, "value_and_grad=True wants fun to return (value, gradient)")
         if returns.aux:
             value, aux = _pair(
                 value,
@@ -254,27 +249,21 @@ def _checked_value(value: Any) -> jax.Array:
     try:
         value = jnp.asarray(value)
     except TypeError:
-        raise TypeError(
-            f"fun must return a scalar; it returned {_described(value)}."
-        ) from None
+        raise TypeError(f"fun must return a scalar; it returned {_described(value)}.") from None
     if value.shape != ():
         raise ValueError(
             f"fun must return a scalar; it returned an array of shape {value.shape}. "
             "Reduce it, for example with jnp.sum."
         )
     if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(
-            f"fun must return a real floating number; it returned dtype {value.dtype}."
-        )
+        raise TypeError(f"fun must return a real floating number; it returned dtype {value.dtype}.")
     return value
 
 
 def _checked_gradient(gradient: Any, x_leaves: list[Any], x_tree: Any) -> list[jax.Array]:
     leaves, tree = jax.tree.flatten(gradient)
     if tree != x_tree:
-        raise ValueError(
-            f"The gradient must have the structure of x0, {x_tree}; it has {tree}."
-        )
+        raise ValueError(f"The gradient must have the structure of x0, {x_tree}; it has {tree}.")
     out = []
     for given, x in zip(leaves, x_leaves, strict=True):
         array = jnp.asarray(given)
