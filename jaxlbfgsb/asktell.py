@@ -83,12 +83,12 @@ class AskTell:
         *,
         bounds: Any = None,
         maxcor: int = 10,
-        ftol: float | None = None,
-        gtol: float | None = None,
-        gtol_rel: float = 0.0,
-        maxiter: int = 15000,
-        maxfun: int = 15000,
-        maxls: int = 20,
+        ftol: Any = None,
+        gtol: Any = None,
+        gtol_rel: Any = 0.0,
+        maxiter: Any = 15000,
+        maxfun: Any = 15000,
+        maxls: Any = 20,
     ) -> None:
         x0 = checked_x0(x0)
         if not isinstance(x0, np.ndarray | jax.Array):
@@ -182,7 +182,7 @@ class AskTell:
         """The best accepted point so far, with NumPy arrays; `aux` is None."""
         with precision_of(self._dtype):
             result = _result(self._state, self._box, self._options)
-        result = jax.tree.map(np.asarray, result)
+        result = jax.tree.map(np.array, result)
         return result.with_shape(self._shape)
 
     def save(self, file: str | os.PathLike[str]) -> None:

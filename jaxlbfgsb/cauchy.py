@@ -71,13 +71,13 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Compact) -> Cauc
     floor = np.finfo(x.dtype).eps * f2_start
     first = _Segment(
         t=jnp.zeros_like(f1),
-        crossed=jnp.asarray(-1, jnp.int32),
+        crossed=jnp.full_like(f1, -1, jnp.int32),
         next_t=jnp.min(t),
         f1=f1,
         f2=f2_start - dot(p, dot(B.M, p)),
         p=p,
         c=jnp.zeros_like(p),
-        walked=jnp.asarray(0, jnp.int32),
+        walked=jnp.zeros_like(f1, jnp.int32),
     )
 
     def goes_on(segment: _Segment) -> jax.Array:
@@ -186,5 +186,5 @@ def _cross_sorted(
         s, _ = carry
         return -s.f1 / s.f2 >= s.next_t - s.t
 
-    last, _ = lax.while_loop(goes_on, cross_chunk, (start, jnp.asarray(0, jnp.int32)))
+    last, _ = lax.while_loop(goes_on, cross_chunk, (start, jnp.zeros_like(start.walked)))
     return last

@@ -49,7 +49,7 @@ from jaxlbfgsb.cauchy import CauchyPoint, generalized_cauchy_point
 from jaxlbfgsb.line_search import LineSearch
 from jaxlbfgsb.memory import Memory
 from jaxlbfgsb.status import Reason, scipy_statuses
-from jaxlbfgsb.stopping import gradient_noise, reduction_is_small, value_noise
+from jaxlbfgsb.stopping import NOISE, gradient_noise, reduction_is_small, value_noise
 from jaxlbfgsb.subspace import subspace_minimizer
 from jaxlbfgsb.types import Boolean, Integer, PyTree, Scalar, Vector
 
@@ -103,12 +103,15 @@ class State(NamedTuple):
     pg_norm: Scalar
     pg_norm_at_x0: Scalar
     curvature: Scalar
-    """``theta`` of the last pair; survives a forgotten memory."""
+    """``s'y / s's`` of the last pair; survives a forgotten memory."""
     phase: Integer
     event: Integer
     reason: Integer
     pending: Integer
     """The reason to stop with once the trial asked for is accepted, or 0."""
+    rises: Boolean
+    """True if at the last trial that could tell f was higher than at x, by more than its
+    noise, and its gradient said that it falls."""
     settling: Boolean
     """True while the trial asked for is `good_step`, to be accepted as it is."""
     nit: Integer
@@ -142,6 +145,7 @@ def init(x0: Vector, box: Box, m: int) -> State:
         event=_int(Event.STARTED),
         reason=_int(Reason.NOT_FINISHED),
         pending=_int(Reason.NOT_FINISHED),
+        rises=jnp.asarray(False),
         settling=jnp.asarray(False),
         nit=_int(0),
         nfev=_int(0),
@@ -190,7 +194,7 @@ def advance(
     options: Options,
     evaluations: Integer | int = 1,
 ) -> State:
-    """One evaluation at `state.trial` in, the next request out.
+    """One evaluation at `state.trial` in, the next request out; nothing once DONE.
 
     Parameters
     ----------
@@ -199,153 +203,198 @@ def advance(
     evaluations
         What they cost, to be counted in `nfev`: more than one with finite differences.
     """
-    running = state.phase != Phase.DONE
-    starts = state.phase == Phase.START
-    nfev = state.nfev + evaluations
+    following = advance_running(state, value, gradient, box, options, evaluations)
+    # A finished run stored nothing: its rows are those that follow, and pass no select.
+    rows = state.memory._replace(pairs=following.memory.pairs)
+    finished = state._replace(memory=rows, event=_int(Event.STOPPED))
+    return _pick(state.phase == Phase.DONE, finished, following)
 
-    # One step of the line search.  A gradient that is not finite shows in the slope.
+
+def advance_running(
+    state: State,
+    value: Scalar,
+    gradient: Vector,
+    box: Box,
+    options: Options,
+    evaluations: Integer | int = 1,
+) -> State:
+    """`advance` for a run that is known not to be DONE, as in a loop that ends there."""
+    state = state._replace(nfev=state.nfev + evaluations)
     slope = memory.dot(gradient, state.xhat - state.x)
-    finite = jnp.isfinite(value) & jnp.isfinite(slope)
-    step = state.search.step
-    search, over = line_search.advance(state.search, value, slope)
-    search = _pick(finite, search, line_search.back_off(state.search))
+    verdict = _judge(state, value, slope, box, options)
+    moves = verdict.accepts & (state.phase != Phase.START)
+    moved = _move(state, verdict, value, gradient, box)
+    reason = _test(state, moved, verdict, options)
+    pairs, curvature = _remember(state, verdict, moves, value, gradient, slope)
+    turns = (verdict.accepts | verdict.restarts) & (reason == Reason.NOT_FINISHED)
 
-    good = finite & line_search.decreases_enough(state.search, value) & (value < state.good_value)
-    good_step = jnp.where(good, step, state.good_step)
-    good_value = jnp.where(good, value, state.good_value)
-
-    next_trial = point_on_line(state.x, state.xhat, search.step, box)
-    nothing_left = jnp.all(next_trial == state.trial) | (search.step <= 0)
-    accepts = finite & (
-        starts | state.settling | over | (nothing_left & (value <= state.value) & (step > 0))
-    )
-    minus_infinity = value == -jnp.inf
-    exhausted = ~accepts & (
-        starts
-        | state.settling
-        | minus_infinity
-        | nothing_left
-        | (search.evaluations >= options.maxls)
-    )
-    pending = jnp.where(minus_infinity & ~starts, Reason.UNBOUNDED, state.pending).astype(jnp.int32)
-
-    # What an exhausted search leads to.
-    hopeless = starts | state.settling
-    restarts = exhausted & ~hopeless & ~minus_infinity & (state.memory.count > 0)
-    settles = exhausted & ~hopeless & ~restarts & (good_step > 0)
-    settles_here = settles & (good_step == step)
-    accepts = accepts | settles_here
-    settles = settles & ~settles_here
-    fails = exhausted & ~restarts & ~settles & ~settles_here
-    failure = jnp.where(
-        starts,
-        Reason.NONFINITE_AT_X0,
-        jnp.where(
-            pending != Reason.NOT_FINISHED,
-            pending,
-            _why_search_failed(state, search, value, slope, finite),
-        ),
-    )
-
-    # The accepted point, and the tests in SciPy's order.
-    moves = accepts & ~starts
-    nit = state.nit + moves
-    x = jnp.where(accepts, state.trial, state.x)
-    new_gradient = jnp.where(accepts | starts, gradient, state.gradient)
-    new_value = jnp.where(accepts | starts, value, state.value)
-    pg_norm = infinity_norm(projected_gradient(x, new_gradient, box))
-    pg_norm_at_x0 = jnp.where(starts, pg_norm, state.pg_norm_at_x0)
-    at_cap = step >= jnp.asarray(LARGEST_STEP, step.dtype)
-    capped = jnp.where(moves, jnp.where(at_cap, state.capped + 1, 0), state.capped)
-    last_place = np.finfo(value.dtype).eps * jnp.abs(value)
-    stalls = state.value - value <= 2 * last_place
-    stalled = jnp.where(moves, jnp.where(stalls, state.stalled + 1, 0), state.stalled)
-    tests = (
-        (moves & (pending != Reason.NOT_FINISHED), pending),
-        (moves & (nit >= options.maxiter), Reason.MAXITER),
-        (moves & (nfev > options.maxfun), Reason.MAXFUN),
-        (
-            accepts & (pg_norm <= jnp.maximum(options.gtol, options.gtol_rel * pg_norm_at_x0)),
-            Reason.PROJECTED_GRADIENT,
-        ),
-        (
-            moves & reduction_is_small(state.value, value, options.ftol),
-            Reason.RELATIVE_REDUCTION,
-        ),
-        (moves & (capped >= CAPPED_LIMIT), Reason.UNBOUNDED),
-        (
-            moves & (stalled >= STALLED_LIMIT),
-            _noise_reason(x, new_value, pg_norm, state.curvature),
-        ),
-        (fails, failure),
-    )
-    reason = _int(Reason.NOT_FINISHED)
-    for holds, code in reversed(tests):
-        reason = jnp.where(holds, code, reason)
-
-    # The memory: the pair is skipped where the curvature is lost in rounding.
-    sy = step * (slope - state.search.initial_slope)
-    eps = np.finfo(value.dtype).eps
-    stores = running & moves & (sy > eps * -(step * state.search.initial_slope))
-    pairs = memory.update(
-        state.memory, step * (state.xhat - state.x), gradient - state.gradient, sy, stores
-    )
-    pairs = _pick_counts(restarts, memory.forget(pairs), pairs)
-    curvature = jnp.where(stores, pairs.theta, state.curvature)
-
-    # A new direction, the same for a new point and for a fresh start from the old one.
-    turns = running & (accepts | restarts) & (reason == Reason.NOT_FINISHED)
     xhat, forgets = lax.cond(
         turns,
-        lambda: new_direction(x, new_gradient, box, pairs),
-        lambda: (state.xhat, jnp.asarray(False)),
+        lambda: new_direction(moved.x, moved.gradient, box, pairs),
+        lambda: (state.xhat, jnp.zeros_like(turns)),
     )
-    pairs = _pick_counts(forgets, memory.forget(pairs), pairs)
-    opened = _open_search(x, new_value, new_gradient, xhat, nit, box)
-    first_trial = point_on_line(x, xhat, opened.step, box)
-    stuck = turns & (~(opened.initial_slope < 0) | jnp.all(first_trial == x))
-    reason = jnp.where(stuck, _noise_reason(x, new_value, pg_norm, curvature), reason)
+    opened, first_trial = _open_search(moved, xhat, box)
+    stuck = turns & (~(opened.initial_slope < 0) | jnp.all(first_trial == moved.x))
+    stuck_reason = jnp.where(
+        moved.capped > 0,
+        Reason.UNBOUNDED,
+        _noise_reason(moved.x, moved.value, moved.pg_norm, curvature),
+    )
+    reason = jnp.where(stuck, stuck_reason, reason).astype(jnp.int32)
 
-    search = search._replace(step=jnp.where(settles, good_step, search.step))
-    settled_trial = point_on_line(state.x, state.xhat, search.step, box)
     stops = reason != Reason.NOT_FINISHED
-    event = jnp.where(
-        moves,
-        Event.ACCEPTED,
-        jnp.where(
-            stops,
-            Event.STOPPED,
-            jnp.where(restarts, Event.RESTARTED, jnp.where(starts, Event.STARTED, Event.TRIAL)),
-        ),
-    )
-    following = State(
-        x=x,
-        value=new_value,
-        gradient=new_gradient,
-        trial=jnp.where(turns, first_trial, settled_trial),
+    event = jnp.where(verdict.restarts, Event.RESTARTED, Event.TRIAL)
+    event = jnp.where(state.phase == Phase.START, Event.STARTED, event)
+    event = jnp.where(moves, Event.ACCEPTED, jnp.where(stops, Event.STOPPED, event))
+    return moved._replace(
+        trial=jnp.where(turns, first_trial, verdict.next_trial),
         xhat=xhat,
-        memory=pairs,
-        search=_pick(turns, opened, search),
-        good_step=jnp.where(turns, 0, good_step),
-        good_value=jnp.where(turns, jnp.inf, good_value),
-        pg_norm=pg_norm,
-        pg_norm_at_x0=pg_norm_at_x0,
+        memory=_forget_where(forgets, pairs),
+        search=_pick(turns, opened, verdict.search),
+        good_step=jnp.where(turns, 0, verdict.good_step),
+        good_value=jnp.where(turns, jnp.inf, verdict.good_value),
         curvature=curvature,
         phase=jnp.where(stops, Phase.DONE, Phase.SEARCH).astype(jnp.int32),
         event=event.astype(jnp.int32),
-        reason=reason.astype(jnp.int32),
+        reason=reason,
+        pending=verdict.pending,
+        rises=verdict.rises & ~turns,
+        settling=verdict.settles,
+    )
+
+
+class _Verdict(NamedTuple):
+    """What the line search makes of a trial; exactly one of its four ways, or none: go on."""
+
+    accepts: Boolean
+    restarts: Boolean
+    """Exhausted, with pairs to forget."""
+    settles: Boolean
+    """Exhausted, and goes back to the best good trial."""
+    fails: Boolean
+    failure: Integer
+    """The reason, where it fails."""
+    pending: Integer
+    search: LineSearch
+    next_trial: Vector
+    good_step: Scalar
+    good_value: Scalar
+    rises: Boolean
+
+
+def _judge(state: State, value: Scalar, slope: Scalar, box: Box, options: Options) -> _Verdict:
+    """One step of the line search: the cheap half."""
+    starts = state.phase == Phase.START
+    finite = jnp.isfinite(value) & jnp.isfinite(slope)  # an infinite gradient shows in the slope
+    advanced, over = line_search.advance(state.search, value, slope)
+    search = _pick(finite, advanced, line_search.back_off(state.search))
+    step = state.search.step
+
+    good = finite & line_search.decreases_enough(state.search, value)
+    good = good & (value < jnp.minimum(state.value, state.good_value))
+    good_step = jnp.where(good, step, state.good_step)
+    good_value = jnp.where(good, value, state.good_value)
+
+    tells = finite & (jnp.abs(value - state.value) > value_noise(state.value))
+    rises = jnp.where(tells, (value > state.value) & (slope < 0), state.rises)
+
+    # The search ends also where rounding leaves the next trial at this one, or at x: the
+    # original evaluates that point again.
+    next_trial = point_on_line(state.x, state.xhat, search.step, box)
+    stays = jnp.all(next_trial == state.trial) | jnp.all(next_trial == state.x)
+    ends = over | stays | (search.step <= 0)
+    accepts = finite & (starts | state.settling | (ends & (value <= state.value)))
+    minus_infinity = (value == -jnp.inf) & ~starts
+    pending = jnp.where(minus_infinity, Reason.UNBOUNDED, state.pending).astype(jnp.int32)
+    used_up = minus_infinity | ends | (search.evaluations >= options.maxls)
+    exhausted = ~accepts & ~starts & ~state.settling & used_up
+
+    restarts = exhausted & ~minus_infinity & (state.memory.count > 0)
+    returns = exhausted & ~restarts & (good_step > 0)
+    settles = returns & (good_step != step)
+    search = search._replace(step=jnp.where(settles, good_step, search.step))
+    why = _why_search_failed(state, search, rises)
+    why = jnp.where(pending != Reason.NOT_FINISHED, pending, why)
+    return _Verdict(
+        accepts=accepts | (returns & (good_step == step)),
+        restarts=restarts,
+        settles=settles,
+        fails=(exhausted & ~restarts & ~returns) | (~accepts & (starts | state.settling)),
+        failure=jnp.where(starts, Reason.NONFINITE_AT_X0, why),
         pending=pending,
-        settling=settles,
-        nit=nit,
-        nfev=nfev,
-        capped=capped,
-        stalled=stalled,
+        search=search,
+        next_trial=jnp.where(
+            settles, point_on_line(state.x, state.xhat, good_step, box), next_trial
+        ),
+        good_step=good_step,
+        good_value=good_value,
+        rises=rises,
     )
-    # A finished run stored nothing: its rows are those of `pairs`, and pass no select.
-    frozen = state._replace(
-        memory=state.memory._replace(pairs=pairs.pairs), event=_int(Event.STOPPED)
+
+
+def _move(state: State, verdict: _Verdict, value: Scalar, gradient: Vector, box: Box) -> State:
+    """The state with ``x := trial`` where that is accepted, and all that is counted there.
+
+    The start is taken in any case: it is all there is to report if it is not finite.
+    """
+    starts = state.phase == Phase.START
+    takes = verdict.accepts | starts
+    moves = verdict.accepts & ~starts
+    x = jnp.where(takes, state.trial, state.x)
+    gradient = jnp.where(takes, gradient, state.gradient)
+    pg_norm = infinity_norm(projected_gradient(x, gradient, box))
+    at_cap = state.search.step >= jnp.asarray(LARGEST_STEP, x.dtype)
+    stalls = state.value - value <= 2 * np.finfo(x.dtype).eps * jnp.abs(value)
+    return state._replace(
+        x=x,
+        value=jnp.where(takes, value, state.value),
+        gradient=gradient,
+        pg_norm=pg_norm,
+        pg_norm_at_x0=jnp.where(starts, pg_norm, state.pg_norm_at_x0),
+        nit=state.nit + moves,
+        capped=jnp.where(moves, jnp.where(at_cap, state.capped + 1, 0), state.capped),
+        stalled=jnp.where(moves, jnp.where(stalls, state.stalled + 1, 0), state.stalled),
     )
-    return _pick(running, following, frozen)
+
+
+def _test(state: State, moved: State, verdict: _Verdict, options: Options) -> Integer:
+    """Why to stop, or NOT_FINISHED: the first test that holds, in SciPy's order."""
+    moves = verdict.accepts & (state.phase != Phase.START)
+    gtol = jnp.maximum(options.gtol, options.gtol_rel * moved.pg_norm_at_x0)
+    small_reduction = reduction_is_small(state.value, moved.value, options.ftol)
+    noise = _noise_reason(moved.x, moved.value, moved.pg_norm, state.curvature)
+    reason = jnp.where(verdict.fails, verdict.failure, Reason.NOT_FINISHED)
+    for holds, code in (  # from the last to the first
+        (moves & (moved.stalled >= STALLED_LIMIT), noise),
+        (moves & (moved.capped >= CAPPED_LIMIT), Reason.UNBOUNDED),
+        (moves & small_reduction, Reason.RELATIVE_REDUCTION),
+        (verdict.accepts & (moved.pg_norm <= gtol), Reason.PROJECTED_GRADIENT),
+        (moves & (moved.nfev > options.maxfun), Reason.MAXFUN),
+        (moves & (moved.nit >= options.maxiter), Reason.MAXITER),
+        (moves & (verdict.pending != Reason.NOT_FINISHED), verdict.pending),
+    ):
+        reason = jnp.where(holds, code, reason)
+    return reason
+
+
+def _remember(
+    state: State, verdict: _Verdict, moves: Boolean, value: Scalar, gradient: Vector, slope: Scalar
+) -> tuple[Memory, Scalar]:
+    """The memory after the trial, and the curvature last measured along a step.
+
+    The pair is skipped where its curvature is lost in rounding or overflows.
+    """
+    step = state.search.step
+    s = step * (state.xhat - state.x)
+    y = gradient - state.gradient
+    descent = -step * state.search.initial_slope
+    sy = step * (slope - state.search.initial_slope)
+    theta = memory.dot(y, y) / jnp.where(sy > 0, sy, 1)
+    curved = sy > np.finfo(value.dtype).eps * descent
+    stores = moves & curved & (theta > 0) & jnp.isfinite(theta)
+    pairs = memory.update(state.memory, s, y, sy, stores)
+    curvature = jnp.where(stores, sy / memory.dot(s, s), state.curvature)
+    return _forget_where(verdict.restarts, pairs), curvature
 
 
 def new_direction(x: Vector, g: Vector, box: Box, pairs: Memory) -> tuple[Vector, Boolean]:
@@ -353,12 +402,15 @@ def new_direction(x: Vector, g: Vector, box: Box, pairs: Memory) -> tuple[Vector
 
     With nothing stored ``B = I``, and the Cauchy point is ``P(x - g)``.  The same step
     stands in, in the same call, where the factorisations break down or the direction is
-    no descent.  A gradient whose square overflows is scaled: its length means nothing.
+    no descent.  A gradient whose square nearly overflows is scaled: its length means
+    nothing.
     """
-    size = jnp.where(jnp.isfinite(memory.dot(g, g)), 1, infinity_norm(g))
-    steepest = project(x - g / size, box)
+    limits = np.finfo(x.dtype)
+    tame = memory.dot(g, g) < limits.eps * limits.max
+    steepest = project(x - g / jnp.where(tame, 1, infinity_norm(g)), box)
 
     B = memory.compact(pairs)
+    stored = pairs.count > 0
     if box.is_everything:
         free = jnp.ones(x.shape, bool)
         cauchy = CauchyPoint(xc=x, c=jnp.zeros_like(B.scale), free=free)
@@ -374,23 +426,26 @@ def new_direction(x: Vector, g: Vector, box: Box, pairs: Memory) -> tuple[Vector
     xhat = subspace_minimizer(x, g, box, pairs, B, cauchy)
     xhat = jnp.where(jnp.any(cauchy.free), xhat, cauchy.xc)
     usable = (memory.dot(g, xhat - x) < 0) & jnp.all(jnp.isfinite(xhat)) & jnp.any(xhat != x)
-    stored = pairs.count > 0
     return jnp.where(stored & usable, xhat, steepest), stored & ~usable
 
 
-def _open_search(
-    x: Vector, value: Scalar, gradient: Vector, xhat: Vector, nit: Integer, box: Box
-) -> LineSearch:
-    """The largest and the first step of a search (L-BFGS-B 3.0, lnsrlb)."""
+def _open_search(state: State, xhat: Vector, box: Box) -> tuple[LineSearch, Vector]:
+    """A search from x to xhat: its largest and first step (L-BFGS-B 3.0, lnsrlb).
+
+    The very first step has length 1, or what rounding needs to move x at all.
+    """
+    x = state.x
     d = xhat - x
     norm = jnp.sqrt(memory.dot(d, d))
-    first = nit == 0
+    first = state.nit == 0
     largest = largest_feasible_step(x, d, box)
     largest = jnp.where(first & is_constrained(box), 1, jnp.maximum(largest, 1))
-    short = first & ~is_boxed(box)
-    step = jnp.where(short, jnp.minimum(1 / jnp.where(norm > 0, norm, 1), largest), 1)
-    slope = memory.dot(gradient, d)
-    return line_search.start(value, slope, step.astype(x.dtype), largest.astype(x.dtype))
+    reach = jnp.maximum(1, NOISE * np.finfo(x.dtype).eps * infinity_norm(x))
+    short = jnp.minimum(reach / jnp.where(norm > 0, norm, 1), largest)
+    step = jnp.where(first & ~is_boxed(box), short, 1).astype(x.dtype)
+    slope = memory.dot(state.gradient, d)
+    search = line_search.start(state.value, slope, step, largest.astype(x.dtype))
+    return search, point_on_line(x, xhat, step, box)
 
 
 def _noise_reason(x: Vector, value: Scalar, pg_norm: Scalar, curvature: Scalar) -> Integer:
@@ -401,20 +456,16 @@ def _noise_reason(x: Vector, value: Scalar, pg_norm: Scalar, curvature: Scalar) 
     )
 
 
-def _why_search_failed(
-    state: State, search: LineSearch, value: Scalar, slope: Scalar, finite: Boolean
-) -> Integer:
+def _why_search_failed(state: State, search: LineSearch, rises: Boolean) -> Integer:
     """The reason of a search with nothing stored that found no good trial."""
-    s = state.search
     noise = value_noise(state.value)
-    rises = finite & (value - state.value > noise) & (slope < 0)
-    below_noise = s.step * -s.initial_slope <= noise
+    below_noise = state.search.step * -state.search.initial_slope <= noise
     at_floor = _noise_reason(state.x, state.value, state.pg_norm, state.curvature)
-    reason = jnp.where(
-        below_noise | (at_floor == Reason.NOISE_FLOOR), at_floor, Reason.LINE_SEARCH_FAILED
-    )
-    reason = jnp.where(rises & (reason != Reason.NOISE_FLOOR), Reason.INCONSISTENT_GRADIENT, reason)
-    return jnp.where(search.nonfinite >= search.evaluations, Reason.NONFINITE_TRIALS, reason)
+    converged = at_floor == Reason.NOISE_FLOOR
+    reason = jnp.where(rises, Reason.INCONSISTENT_GRADIENT, Reason.LINE_SEARCH_FAILED)
+    reason = jnp.where(converged | (below_noise & ~rises), at_floor, reason)
+    nowhere_finite = search.nonfinite >= search.evaluations
+    return jnp.where(nowhere_finite, Reason.NONFINITE_TRIALS, reason)
 
 
 def _pick(condition: Boolean, a: PyTree, b: PyTree) -> PyTree:
@@ -422,6 +473,5 @@ def _pick(condition: Boolean, a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(lambda i, j: i if i is j else jnp.where(condition, i, j), a, b)
 
 
-def _pick_counts(condition: Boolean, a: Memory, b: Memory) -> Memory:
-    """Like `_pick`, for two memories that hold the same rows."""
-    return _pick(condition, a._replace(pairs=b.pairs), b)
+def _forget_where(condition: Boolean, pairs: Memory) -> Memory:
+    return _pick(condition, memory.forget(pairs), pairs)

@@ -6,6 +6,7 @@ fails, and for any other function, it is called on the host.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -72,7 +73,10 @@ class Foreign:
     ) -> None:
         self.fun, self.jac, self.may_be_pair, self.args = fun, jac, may_be_pair, args
         self.differences = Differences(
-            self._number_at, lower=lower, upper=upper, **differences._asdict()
+            functools.partial(_number_at, fun, args),
+            lower=lower,
+            upper=upper,
+            **differences._asdict(),
         )
         self.may_difference = may_difference
         self._differentiable = True
@@ -137,14 +141,16 @@ class Foreign:
         if self._key is not None:
             _kinds.put(self._key, kind)
 
-    def _number_at(self, x: np.ndarray) -> complex:
-        out = np.asarray(self.fun(x, *self.args))
-        if out.size != 1:
-            raise ValueError(NOT_SCALAR)
-        return out.item()
-
     def _jax_number_at(self, x: jax.Array) -> jax.Array:
         return _one_number(self.fun(x, *self.args))
+
+
+def _number_at(fun: Callable[..., Any], args: tuple[Any, ...], x: np.ndarray) -> Any:
+    """The function as a number; on module level, so that it can be sent to processes."""
+    out = np.asarray(fun(x, *args))
+    if out.size != 1:
+        raise ValueError(NOT_SCALAR)
+    return out.item()
 
 
 def traceable(fun: Callable[..., Any], jac: Callable[..., Any] | None) -> Callable[..., Any]:

@@ -54,7 +54,7 @@ class Differences:
 
     def __init__(
         self,
-        fun: Callable[[np.ndarray], complex],
+        fun: Callable[..., Any],
         method: str,
         lower: np.ndarray,
         upper: np.ndarray,
@@ -85,14 +85,15 @@ class Differences:
                 if not np.iscomplexobj(point):  # x + h may round to beyond the bound
                     point[i] = np.clip(point[i], self.lower[i], self.upper[i])
                 points.append(point)
+        moved = zip(moving.repeat(len(offsets)), points, strict=True)
+        steps = np.array([point[i] - x[i] for i, point in moved])
         values = np.array(list(self.evaluate_all(self.fun, points)))
         gradient = np.zeros(x.shape)
         if self.method == "cs":
             gradient[moving] = values.imag / self._sizes(x)[moving]
             return gradient, len(points)
         values = values.reshape(len(moving), -1)
-        moved = zip(moving.repeat(len(offsets)), points, strict=True)
-        steps = np.array([point[i] - x[i] for i, point in moved]).reshape(values.shape)
+        steps = steps.reshape(values.shape)
         if self.method == "2-point":
             gradient[moving] = (values[:, 0] - value) / steps[:, 0]
         else:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlbfgsb.box import Box
-from jaxlbfgsb.core import Event, Options, Phase, State, advance
+from jaxlbfgsb.core import Event, Options, Phase, State, advance_running
 from jaxlbfgsb.types import Boolean, Scalar, Vector
 
 
@@ -28,7 +28,7 @@ def run(
 
     def turn(state: State) -> State:
         value, gradient = value_and_grad(state.trial)
-        return advance(state, value, gradient, box, options)
+        return advance_running(state, value, gradient, box, options)
 
     first = state._replace(event=jnp.full_like(state.event, Event.TRIAL))
     return lax.while_loop(goes_on, turn, first)

@@ -26,6 +26,7 @@ from jaxlbfgsb.pytrees import (
 from jaxlbfgsb.result import OptimizeResult, result_of
 from jaxlbfgsb.tracing import Data, Program, Returns, trace
 from jaxlbfgsb.types import PyTree, Scalar, Vector
+from jaxlbfgsb.varying import vary_over, varying_axes
 
 
 def minimize(
@@ -72,7 +73,7 @@ def minimize(
         Correction pairs kept, at least 1.
     ftol
         Stop when ``(f_k - f_{k+1}) / max(|f_k|, |f_{k+1}|, 1) <= ftol``.  None: 2.2e-9 in
-        float64 (SciPy's), 1.2e-6 in float32 (ten units in the last place).
+        float64 (SciPy's), 2.4e-7 in float32 (two units in the last place).
     gtol
         Stop when the largest entry of the projected gradient is at most `gtol`.  None:
         1e-5 in float64 (SciPy's), 1e-4 in float32.
@@ -127,7 +128,9 @@ def minimize(
     m = checked_maxcor(maxcor)
     dtype = jnp.result_type(*jax.tree.leaves(x0))
     options = checked_options(dtype, ftol, gtol, gtol_rel, maxiter, maxfun, maxls)
-    program, data = trace(fun, x0, args, Returns(gradient=value_and_grad, aux=has_aux))
+    program, data = trace(
+        fun, x0, args, Returns(gradient=value_and_grad, aux=has_aux), (lower, upper)
+    )
     if callback is None:
         return _solve(program, m, data, x0, lower, upper, options)
     if is_traced(data, x0, lower, upper, options):
@@ -139,12 +142,13 @@ def minimize(
 
 
 def _begin(
-    m: int, x0: PyTree, lower: BoundLeaves, upper: BoundLeaves, options: Options
+    m: int, data: Data, x0: PyTree, lower: BoundLeaves, upper: BoundLeaves, options: Options
 ) -> tuple[State, Box, Options]:
     vector, _ = raveled(x0)
     box = raveled_box(lower, upper, jax.tree.leaves(x0))
     options = strict_options(options, vector.dtype)
-    return refuse_invalid(init(vector, box, m), box, options), box, options
+    state = refuse_invalid(init(vector, box, m), box, options)
+    return vary_over(varying_axes(data, vector, box, options), (state, box, options))
 
 
 def _objective(
@@ -167,7 +171,6 @@ def _finish(
     program: Program, data: Data, x0: PyTree, state: State, box: Box, options: Options
 ) -> OptimizeResult:
     _, unravel = raveled(x0)
-    _, unravel_sides = raveled(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.int32), x0))
     flat = result_of(state, box, options)
     x = unravel(flat.x)
     return dataclasses.replace(
@@ -175,7 +178,9 @@ def _finish(
         x=x,
         jac=unravel(flat.jac),
         aux=program(data, jax.tree.leaves(x))[2],
-        active=unravel_sides(flat.active),
+        active=jax.tree.map(
+            lambda sides: sides.astype(jnp.int32), unravel(flat.active.astype(flat.x.dtype))
+        ),
     )
 
 
@@ -189,7 +194,7 @@ def _solve(
     upper: BoundLeaves,
     options: Options,
 ) -> OptimizeResult:
-    state, box, options = _begin(m, x0, lower, upper, options)
+    state, box, options = _begin(m, data, x0, lower, upper, options)
     state = run(_objective(program, data, x0), state, box, options)
     return _finish(program, data, x0, state, box, options)
 
@@ -217,7 +222,7 @@ def _solve_with_callback(
 ) -> OptimizeResult:
     """The same loop, let go for one iteration at a time."""
     _, unravel = raveled(x0)
-    state, box, options = _begin_compiled(m, x0, lower, upper, options)
+    state, box, options = _begin_compiled(m, data, x0, lower, upper, options)
     while state.phase != Phase.DONE:
         state = _one_iteration(program, data, x0, state, box, options)
         if state.event != Event.ACCEPTED:

@@ -23,7 +23,7 @@ def checked_maxcor(maxcor: Any) -> int:
 def default_tolerances(dtype: Any) -> tuple[float, float]:
     """``ftol, gtol`` where none are given: SciPy's in float64, in float32 what it can hold."""
     eps = float(np.finfo(dtype).eps)
-    return (1e7 * eps, 1e-5) if eps < 1e-12 else (10 * eps, 1e-4)
+    return (1e7 * eps, 1e-5) if eps < 1e-12 else (2 * eps, 1e-4)
 
 
 def checked_options(
@@ -40,6 +40,8 @@ def checked_options(
     for name, value in (*tolerances.items(), *limits.items()):
         if np.shape(value) != ():
             raise ValueError(f"{name} must be a scalar; it has shape {np.shape(value)}.")
+        if not is_traced(value) and np.asarray(value).dtype.kind not in "iuf":
+            raise TypeError(f"{name} must be a number; it is {value!r}.")
     for name, value in tolerances.items():
         if not is_traced(value) and not float(value) >= 0:
             raise ValueError(f"{name} must be a number of at least 0; it is {value!r}.")

@@ -5,6 +5,7 @@ Everything is checked here, once; below are only vectors.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -68,8 +69,7 @@ def checked_bounds(bounds: Any, x0: PyTree) -> tuple[BoundLeaves, BoundLeaves]:
                 "x0 give (lower, upper) with its structure."
             )
         lower, upper = np.asarray(bounds.lb), np.asarray(bounds.ub)
-        if len(x_leaves) > 1:
-            lower, upper = lower.reshape(()), upper.reshape(())
+        lower, upper = (s.reshape(()) if s.size == 1 else s for s in (lower, upper))
     elif isinstance(bounds, tuple) and len(bounds) == 2:
         lower, upper = bounds
     else:
@@ -88,15 +88,16 @@ def _spread(side: Any, name: str, x0: PyTree) -> BoundLeaves:
     """One side of the bounds, a prefix of x0's structure, as a list along its leaves."""
     x_leaves, x_tree = jax.tree.flatten(x0)
 
-    def is_none(value: Any) -> bool:
-        return value is None
-
-    try:
-        spread = jax.tree.leaves(jax.tree.broadcast(side, x0, is_leaf=is_none), is_leaf=is_none)
-    except ValueError:
-        spread = []
+    spread: BoundLeaves = []
+    with contextlib.suppress(ValueError):
+        jax.tree.map(
+            lambda bound, part: spread.extend([bound] * len(jax.tree.leaves(part))),
+            side,
+            x0,
+            is_leaf=_is_none,
+        )
     if len(spread) != len(x_leaves):
-        given = jax.tree.structure(side, is_leaf=is_none)
+        given = jax.tree.structure(side, is_leaf=_is_none)
         raise ValueError(
             f"The {name} bounds do not fit x0: they have the structure {given}, x0 has {x_tree}. "
             "Give a scalar, an array, None, or a pytree of these with the structure of x0 or of "
@@ -120,6 +121,10 @@ def _spread(side: Any, name: str, x0: PyTree) -> BoundLeaves:
             )
         out.append(array)
     return out
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
 
 
 def _check_values(low: Any, high: Any, dtype: np.dtype) -> None:
@@ -146,7 +151,7 @@ def raveled(x: PyTree) -> tuple[Vector, Callable[[Vector], PyTree]]:
     return ravel_pytree(x)
 
 
-def raveled_box(lower: BoundLeaves, upper: BoundLeaves, x_leaves: list[jax.Array]) -> Box:
+def raveled_box(lower: BoundLeaves, upper: BoundLeaves, x_leaves: list[Any]) -> Box:
     """The box of the raveled vector; `Box(None, None)` where there is no bound at all.
 
     A bound counts as rounded to the dtype of its variable.

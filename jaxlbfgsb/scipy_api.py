@@ -52,8 +52,8 @@ def fmin_l_bfgs_b(
     approx_grad: Any = 0,
     bounds: Any = None,
     m: int = 10,
-    factr: float = 1e7,
-    pgtol: float = 1e-5,
+    factr: Any = 1e7,
+    pgtol: Any = 1e-5,
     epsilon: Any = 1e-8,
     iprint: Any = _NOT_GIVEN,
     maxfun: int = 15000,
@@ -78,7 +78,7 @@ def fmin_l_bfgs_b(
     fprime
         ``fprime(x, *args)``, the gradient.
     args
-        Further arguments; one that is no tuple is wrapped into one.
+        Further arguments; one that is no tuple or list is wrapped into a tuple.
     approx_grad
         If true, `fprime` is ignored, and the gradient of a host function is taken by
         forward differences that stay inside the bounds.
@@ -150,6 +150,7 @@ def fmin_l_bfgs_b(
         may_be_pair=not approx_grad and fprime is None,
         formula="2-point" if approx_grad else None,
     )
+    args = tuple(args) if isinstance(args, list) else args  # SciPy unpacks a list
     result, _, _ = _solve(function, x0, args, bounds, options, callback)
     details = {
         "grad": result.jac,
@@ -158,7 +159,7 @@ def fmin_l_bfgs_b(
         "nit": int(result.nit),
         "warnflag": int(result.status),
     }
-    return result.x, float(result.fun), details
+    return result.x, np.float64(result.fun), details
 
 
 def scipy_method(
@@ -171,7 +172,7 @@ def scipy_method(
     bounds: Any = None,
     constraints: Any = (),
     callback: Callback | None = None,
-    tol: float | None = None,
+    tol: Any = None,
     **options: Any,
 ) -> ScipyResult:
     """The solver as a `method` of `scipy.optimize.minimize`.
@@ -214,7 +215,8 @@ def scipy_method(
             "L-BFGS-B takes bounds, no other constraints; use for example method='SLSQP'."
         )
     for name in ("iprint", "disp"):
-        if options.pop(name, None) is not None:
+        if name in options:
+            del options[name]
             _warn_deprecated(name)
     unknown = [name for name in options if name not in _Options._fields]
     if unknown:
@@ -229,7 +231,7 @@ def scipy_method(
     status = 99 if stopped else int(result.status)
     return ScipyResult(
         x=result.x,
-        fun=float(result.fun),
+        fun=np.float64(result.fun),
         jac=result.jac,
         nit=int(result.nit),
         nfev=int(result.nfev),
@@ -238,7 +240,7 @@ def scipy_method(
         reason=Reason(int(result.reason)),
         message="`callback` raised `StopIteration`." if stopped else _task(result),
         success=status == 0,
-        hess_inv=_LinearOperator(result.hess_inv),
+        hess_inv=_inverse_hessian(result.hess_inv),
     )
 
 
@@ -356,27 +358,9 @@ def _differences(formula: str, options: _Options) -> DifferenceOptions:
     )
 
 
-class _LinearOperator(LbfgsInvHessProduct):  # type: ignore[misc]
-    """SciPy's operator with the pairs oldest first, and scaled as in the solver."""
-
-    def __init__(self, hess_inv: InverseHessian) -> None:
-        count = int(hess_inv.n_corrs)
-        with precision_of(np.float64):
-            s, y = np.asarray(hess_inv.s), np.asarray(hess_inv.y)
-        super().__init__(s[len(s) - count :], y[len(y) - count :])
-        self.scale = 1 / float(hess_inv.memory.theta)
-
-    def _matvec(self, v: np.ndarray) -> np.ndarray:
-        """The two-loop recursion from ``H0 = I / theta``."""
-        q = np.array(v, dtype=float).reshape(-1)
-        alphas = np.zeros(self.n_corrs)
-        for i in reversed(range(self.n_corrs)):
-            alphas[i] = self.rho[i] * (self.sk[i] @ q)
-            q -= alphas[i] * self.yk[i]
-        q *= self.scale
-        for i in range(self.n_corrs):
-            q += (alphas[i] - self.rho[i] * (self.yk[i] @ q)) * self.sk[i]
-        return q
-
-    def todense(self) -> np.ndarray:
-        return np.column_stack([self._matvec(e) for e in np.eye(self.shape[0])])
+def _inverse_hessian(hess_inv: InverseHessian) -> LbfgsInvHessProduct:
+    """SciPy's operator, with the pairs oldest first."""
+    count = int(hess_inv.n_corrs)
+    with precision_of(np.float64):
+        s, y = np.asarray(hess_inv.s), np.asarray(hess_inv.y)
+    return LbfgsInvHessProduct(s[len(s) - count :], y[len(y) - count :])

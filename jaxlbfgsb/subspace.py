@@ -42,27 +42,30 @@ def subspace_minimizer(
     """``xhat``: where the model is least over the free variables, pulled into the box."""
     xc, c, free = cauchy
     r = jnp.where(free, W_times(B, dot(B.M, c)) - B.theta * (xc - x) - g, 0)
-    v = solve_K(memory, products_of_active(memory, free), W_transposed_times(B, r))
+    v = solve_K(memory, products_by_side(memory, free), W_transposed_times(B, r))
     step = jnp.where(free, (r + W_times(B, v) / B.theta) / B.theta, 0)
     return _into_the_box(x, g, box, xc, step)
 
 
-def products_of_active(memory: Memory, free: Mask) -> MiddleMatrix:
-    """``[Y; S] A A' [Y; S]'``: inner products over the active variables only.
+def products_by_side(memory: Memory, free: Mask) -> MiddleMatrix:
+    """``[Y'ZZ'Y, Y'ZZ'S; S'AA'Y, S'AA'S]``: y summed over the free, s over the active variables.
 
-    The densest pass of an iteration, left out where nothing is active.
+    These are the sums that K is made of; none is a difference of others, which would lose
+    digits where one side dominates.  The densest pass of an iteration, left out where
+    nothing is active.
     """
+    m = memory.pairs.shape[0] // 2
 
     def measure(pairs: PairRows) -> MiddleMatrix:
-        masked = jnp.where(free, 0, pairs)
-        return dot(masked, masked.T)
+        is_y = jnp.arange(2 * m)[:, None] < m
+        return dot(jnp.where(is_y == free, pairs, 0), pairs.T)
 
-    nothing = jnp.zeros_like(memory.products)
-    return lax.cond(jnp.all(free), lambda pairs: nothing, measure, memory.pairs)
+    all_free = memory.products.at[m:].set(0)
+    return lax.cond(jnp.all(free), lambda pairs: all_free, measure, memory.pairs)
 
 
-def solve_K(memory: Memory, active: MiddleMatrix, v: Coefficients) -> Coefficients:
-    """``inv(K) v`` given the inner products over the active variables."""
+def solve_K(memory: Memory, by_side: MiddleMatrix, v: Coefficients) -> Coefficients:
+    """``inv(K) v`` given the inner products of `products_by_side`."""
     m = memory.pairs.shape[0] // 2
     age = ages(memory.place, m)
     used = age < memory.count
@@ -71,12 +74,11 @@ def solve_K(memory: Memory, active: MiddleMatrix, v: Coefficients) -> Coefficien
     identity = jnp.eye(m, dtype=v.dtype)
     theta = memory.theta
 
-    sy, sy_active = memory.products[m:, :m], active[m:, :m]
-    yy_free = memory.products[:m, :m] - active[:m, :m]
-    D = jnp.where(used, jnp.diagonal(sy), 1)
-    K11 = jnp.where(both_used, yy_free / theta, 0) + jnp.diag(D)  # its negative
-    K21 = jnp.where(both_used, jnp.where(is_newer, sy_active, sy_active - sy), 0)
-    K22 = jnp.where(both_used, theta * active[m:, m:], identity)
+    D = jnp.where(used, jnp.diagonal(memory.products[m:, :m]), 1)
+    K11 = jnp.where(both_used, by_side[:m, :m] / theta, 0) + jnp.diag(D)  # its negative
+    R_z = by_side[:m, m:].T
+    K21 = jnp.where(both_used, jnp.where(is_newer, by_side[m:, :m], -R_z), 0)
+    K22 = jnp.where(both_used, theta * by_side[m:, m:], identity)
 
     C1 = lax.linalg.cholesky(K11, symmetrize_input=False)
     E = lax.linalg.triangular_solve(

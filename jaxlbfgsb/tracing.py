@@ -18,6 +18,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 from jaxlbfgsb.closures import fingerprint
 from jaxlbfgsb.types import PyTree
+from jaxlbfgsb.varying import vary_over, varying_axes
 
 CACHED = 64
 """Functions whose trace is remembered."""
@@ -107,11 +108,16 @@ def clear_cache() -> None:
 
 
 def trace(
-    fun: Callable[..., Any], x0: PyTree, args: tuple[PyTree, ...], returns: Returns
+    fun: Callable[..., Any],
+    x0: PyTree,
+    args: tuple[PyTree, ...],
+    returns: Returns,
+    differs: PyTree = (),
 ) -> tuple[Program, Data]:
     """Trace ``fun(x, *args)`` at the shapes and dtypes given, or recall its trace.
 
     Leaves of `args` that are no arrays or numbers (strings, functions) are static.
+    Inside `shard_map`, x differs wherever x0, `args` or `differs` do.
     """
     x_leaves, x_tree = jax.tree.flatten(x0)
     arg_leaves, arg_tree = jax.tree.flatten(args)
@@ -137,12 +143,14 @@ def trace(
         out = fun(jax.tree.unflatten(x_tree, x_leaves), *jax.tree.unflatten(arg_tree, leaves))
         return _checked_output(out, x_leaves, x_tree, returns)
 
-    closed, out_shapes = jax.make_jaxpr(flat, return_shape=True)(
-        [_struct(leaf) for leaf in x_leaves], [_struct(leaf) for leaf in arrays]
-    )
+    axes = varying_axes(x_leaves, arrays, differs)
+    x_leaves = vary_over(axes, x_leaves)
+    closed, out_shapes = jax.make_jaxpr(flat, return_shape=True)(x_leaves, arrays)
     consts = list(closed.consts)
+    if not varying_axes(consts) <= axes:  # known only now: trace once more
+        return trace(fun, x0, args, returns, (differs, consts))
     out_tree = jax.tree.structure(out_shapes)
-    program = _shared_program(closed, returns, out_tree, len(x_leaves))
+    program = _shared_program(closed, returns, out_tree, x_leaves, arrays)
     # The key as it is after the trace: a function may count its calls.
     key = current_key()
     small = sum(getattr(c, "nbytes", 0) for c in consts) <= LARGEST_CACHED
@@ -152,26 +160,25 @@ def trace(
     return program, Data(consts, arrays)
 
 
-def _shared_program(closed: ClosedJaxpr, returns: Returns, out_tree: Any, x_count: int) -> Program:
+def _shared_program(
+    closed: ClosedJaxpr, returns: Returns, out_tree: Any, x_leaves: list[Any], arrays: list[Any]
+) -> Program:
     """The program of an earlier trace with the same structure, if there is one.
 
     Compared is the jaxpr that the solver compiles, with its derivative: custom rules
     are functions, of which no two traces have the same.
     """
-    avals = [v.aval for v in closed.jaxpr.invars]
-    const_avals = [v.aval for v in closed.jaxpr.constvars]
 
-    def derived(consts: list[Any], inputs: list[Any]) -> Any:
+    def derived(consts: list[Any], x: list[Any], arrays: list[Any]) -> Any:
         def value_and_rest(x: list[Any]) -> tuple[Any, Any]:
-            out = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(*x, *inputs[x_count:])
+            out = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(*x, *arrays)
             return out[0], out[1:]
 
         if returns.gradient:
-            return value_and_rest(inputs[:x_count])
-        return jax.value_and_grad(value_and_rest, has_aux=True)(inputs[:x_count])
+            return value_and_rest(x)
+        return jax.value_and_grad(value_and_rest, has_aux=True)(x)
 
-    structs = jax.tree.map(_struct, (const_avals, avals))
-    key = _structure(jax.make_jaxpr(derived)(*structs))
+    key = _structure(jax.make_jaxpr(derived)(list(closed.consts), x_leaves, arrays))
     full_key = (returns, out_tree, key, _settings())
     program = _programs.get(full_key)
     if program is None:
@@ -193,13 +200,6 @@ def _abstract(leaf: Any) -> Hashable:
     if isinstance(leaf, jax.Array):
         return jax.typeof(leaf)
     return (leaf.shape, leaf.dtype.str)
-
-
-def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
-    aval = leaf if isinstance(leaf, jax.core.ShapedArray) else jax.typeof(leaf)
-    varying = getattr(aval, "vma", None)
-    more = {"vma": varying} if varying else {}
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type, **more)
 
 
 def _settings() -> Hashable:
@@ -248,7 +248,7 @@ def _checked_value(value: Any) -> jax.Array:
         )
     try:
         value = jnp.asarray(value)
-    except TypeError:
+    except (TypeError, ValueError):
         raise TypeError(f"fun must return a scalar; it returned {_described(value)}.") from None
     if value.shape != ():
         raise ValueError(

@@ -1,0 +1,16 @@
+"""Both precisions, and array annotations that are checked."""
+
+import jax
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_enable_x64", True)  # every dtype in the tests is explicit
+# Before the package is first imported. The front doors check what users give by themselves.
+CHECKED = ("box", "cauchy", "core", "line_search", "loop", "memory", "stopping", "subspace")
+install_import_hook([f"jaxlbfgsb.{name}" for name in CHECKED], "beartype.beartype")
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
+def dtype(request):
+    return request.param

@@ -1,0 +1,179 @@
+"""The subspace minimiser against a dense solve over the free variables."""
+
+import histories
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from jaxlbfgsb import subspace
+from jaxlbfgsb.box import Box
+from jaxlbfgsb.cauchy import CauchyPoint
+
+N = 9
+minimize = jax.jit(subspace.subspace_minimizer)
+products = jax.jit(subspace.products_by_side)
+solve = jax.jit(subspace.solve_K)
+
+
+def tolerance(dtype):
+    return 1e-9 if dtype == np.float64 else 3e-3
+
+
+def free_sets(rng):
+    """None, one, all of the variables, and some."""
+    yield np.zeros(N, bool)
+    yield np.arange(N) == rng.integers(N)
+    yield np.ones(N, bool)
+    for share in (0.3, 0.5, 0.8):
+        yield rng.random(N) < share
+
+
+def random_problem(rng, free, dtype, width):
+    """Points ``x``, ``xc`` of a box and a gradient; small `width`: many bounds are met."""
+    x = rng.normal(size=N)
+    l, u = x - width * rng.random(N), x + width * rng.random(N)
+    l, u = np.where(rng.random(N) < 0.3, -np.inf, l), np.where(rng.random(N) < 0.3, np.inf, u)
+    xc = np.clip(x + 0.3 * rng.normal(size=N), l, u)
+    g = rng.normal(size=N) + np.where(free, 0, rng.choice([0, 30]) * (xc - x))  # rises to xc
+    x, xc, g, l, u = (v.astype(dtype) for v in (x, xc, g, l, u))
+    return np.clip(x, l, u), g, l, u, np.clip(xc, l, u)
+
+
+def cauchy_point_at(xc, x, free, B):
+    W = np.asarray(B.pairs, np.float64) * np.asarray(B.scale, np.float64)[:, None]
+    c = W @ (xc.astype(np.float64) - x)
+    return CauchyPoint(jnp.asarray(xc), jnp.asarray(c, xc.dtype), jnp.asarray(free))
+
+
+def compare_with_dense_solve(minimize, m, dtype, least_slope):
+    """At every offset of the ring, for every kind of free set; how often each way was taken."""
+    rng = np.random.default_rng(m)
+    ways = dict.fromkeys(("inside", "projected", "truncated"), 0)
+    pairs = histories.rounded(oracles.random_pairs(rng, N, 2 * m + 2), dtype)
+    for stored in range(1, 2 * m + 3):
+        kept = histories.memory_of(pairs[:stored], N, m, dtype)
+        B = histories.compact(kept)
+        dense = oracles.bfgs_matrix(pairs[:stored][-m:], N)
+        for free in free_sets(rng):
+            for width in (0.5, 2.0, 50.0):
+                x, g, l, u, xc = random_problem(rng, free, dtype, width)
+                box = Box(jnp.asarray(l), jnp.asarray(u))
+                cauchy = cauchy_point_at(xc, x, free, B)
+                got = np.asarray(minimize(jnp.asarray(x), jnp.asarray(g), box, kept, B, cauchy))
+                assert got.dtype == dtype
+                assert ((l <= got) & (got <= u)).all()
+                np.testing.assert_array_equal(got[~free], xc[~free])
+
+                x, g, l, u, xc = oracles.double(x, g, l, u, xc)
+                step = oracles.subspace_step(x, g, dense, xc, free)
+                expected = np.clip(xc + step, l, u)
+                excess = g @ (expected - x) - least_slope * min(g @ (xc - x), 0)
+                if abs(excess) < 10 * tolerance(dtype) * np.abs(step).max(initial=0):
+                    continue  # rounding decides which of the two ways
+                cut = (expected != xc + step).any()
+                if excess > 0:
+                    expected, first = oracles.truncate(xc, step, l, u)
+                    assert not cut or got[first] in (l[first], u[first])  # bit for bit
+                ways["inside" if not cut else "truncated" if excess > 0 else "projected"] += 1
+                size = 1 + np.abs(step).max()
+                np.testing.assert_allclose(got, expected, atol=tolerance(dtype) * size, rtol=0)
+    return ways
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 5])
+def test_minimiser_over_the_free_variables_in_the_box(m, dtype):
+    ways = compare_with_dense_solve(minimize, m, dtype, subspace.LEAST_SLOPE)
+    assert min(ways.values()) > 5
+
+
+def test_a_projected_step_that_descends_too_little_is_truncated(dtype, monkeypatch):
+    """A large LEAST_SLOPE, so that the test above meets it."""
+    usual = compare_with_dense_solve(minimize, 2, dtype, subspace.LEAST_SLOPE)
+    monkeypatch.setattr(subspace, "LEAST_SLOPE", 20.0)
+    patched = jax.jit(lambda *args: subspace.subspace_minimizer(*args))
+    ways = compare_with_dense_solve(patched, 2, dtype, 20.0)
+    assert ways["truncated"] > usual["truncated"]
+
+
+def test_truncated_point_is_on_the_bound_it_meets_bit_for_bit(dtype):
+    """With ``B = I`` the step is exact; variable 0 meets its bound first."""
+    x = jnp.asarray([0.0, 0.0, 0.0], dtype)
+    xc = jnp.asarray([0.1, 0.0, 0.7], dtype)
+    g = jnp.asarray([-3.0, -1.0, 10.0], dtype)  # ascends: the third variable is not free
+    box = Box(jnp.full(3, -1, dtype), jnp.asarray([0.3, 9.0, 1.0], dtype))
+    kept = histories.empty(3, 2, np.dtype(dtype))
+    B = histories.compact(kept)
+    cauchy = CauchyPoint(xc, jnp.zeros(4, dtype), jnp.asarray([True, True, False]))
+    got = minimize(x, g, box, kept, B, cauchy)
+    assert got[0] == dtype(0.3)
+    alpha = (0.3 - 0.1) / 2.9
+    np.testing.assert_allclose(got, [0.3, alpha, 0.7], rtol=1e-6)
+
+
+def test_a_blocked_step_stays_at_the_cauchy_point(dtype):
+    x, xc = jnp.asarray([0.0, 0.0], dtype), jnp.asarray([0.5, 0.5], dtype)
+    g = jnp.asarray([-1.0, 4.0], dtype)
+    box = Box(jnp.full(2, -1, dtype), jnp.asarray([0.5, 0.5], dtype))
+    kept = histories.empty(2, 1, np.dtype(dtype))
+    cauchy = CauchyPoint(xc, jnp.zeros(2, dtype), jnp.asarray([True, False]))
+    got = minimize(x, g, box, kept, histories.compact(kept), cauchy)
+    np.testing.assert_array_equal(got, xc)
+
+
+@pytest.mark.parametrize("m", [1, 3])
+def test_without_bounds_it_is_the_quasi_newton_step(m, dtype):
+    rng = np.random.default_rng(10 + m)
+    for stored in range(1, 2 * m + 2):
+        pairs = histories.rounded(oracles.random_pairs(rng, N, stored), dtype)
+        kept = histories.memory_of(pairs, N, m, dtype)
+        x, g = rng.normal(size=(2, N)).astype(dtype)
+        cauchy = CauchyPoint(jnp.asarray(x), jnp.zeros(2 * m, dtype), jnp.ones(N, bool))
+        B = histories.compact(kept)
+        expected = x - np.linalg.solve(oracles.bfgs_matrix(pairs[-m:], N), g.astype(np.float64))
+        infinite = jnp.full(N, jnp.inf, dtype)
+        for box in (Box(None, None), Box(-infinite, infinite)):
+            got = minimize(jnp.asarray(x), jnp.asarray(g), box, kept, B, cauchy)
+            size = np.abs(expected).max()
+            np.testing.assert_allclose(got, expected, atol=tolerance(dtype) * size, rtol=0)
+
+
+@pytest.mark.parametrize("m", [1, 2, 4])
+def test_solve_K_at_every_offset_of_the_ring(m, dtype):
+    rng = np.random.default_rng(20 + m)
+    pairs = histories.rounded(oracles.random_pairs(rng, N, 2 * m + 1, scale=2.0), dtype)
+    for stored in range(1, 2 * m + 2):
+        kept = histories.memory_of(pairs[:stored], N, m, dtype)
+        used = pairs[:stored][-m:]
+        place = histories.places(len(used), m, stored)
+        rows = np.concatenate([place, m + place])
+        for free in free_sets(rng):
+            v = np.zeros(2 * m)
+            v[rows] = rng.normal(size=len(rows))
+            v = v.astype(dtype)
+            got = np.asarray(solve(kept, products(kept, jnp.asarray(free)), jnp.asarray(v)))
+            expected = np.linalg.solve(oracles.K_matrix(used, free), v[rows].astype(np.float64))
+            size = np.abs(expected).max()
+            np.testing.assert_allclose(got[rows], expected, atol=tolerance(dtype) * size, rtol=0)
+            unused = np.setdiff1d(np.arange(2 * m), rows)
+            np.testing.assert_array_equal(got[unused], 0)
+
+
+def test_products_over_the_active_variables(dtype):
+    rng = np.random.default_rng(30)
+    kept = histories.memory_of(oracles.random_pairs(rng, N, 4), N, 3, dtype)
+    for free in free_sets(rng):
+        rows = np.asarray(kept.pairs, np.float64)[:, ~free]
+        got = products(kept, jnp.asarray(free))
+        np.testing.assert_allclose(got, rows @ rows.T, atol=tolerance(dtype), rtol=0)
+        assert got.dtype == dtype
+
+
+def test_a_matrix_that_is_not_definite_leaves_nan(dtype):
+    rng = np.random.default_rng(40)
+    kept = histories.memory_of(oracles.random_pairs(rng, N, 2), N, 2, dtype)
+    free = jnp.ones(N, bool)
+    broken = kept._replace(products=-kept.products)
+    got = solve(broken, products(broken, free), jnp.ones(4, dtype))
+    assert np.isnan(np.asarray(got)).any()
