@@ -85,15 +85,15 @@ class Differences:
                 if not np.iscomplexobj(point):  # x + h may round to beyond the bound
                     point[i] = np.clip(point[i], self.lower[i], self.upper[i])
                 points.append(point)
+        # The function may overwrite its points: how far they are from x is noted before.
         moved = zip(moving.repeat(len(offsets)), points, strict=True)
         steps = np.array([point[i] - x[i] for i, point in moved])
         values = np.array(list(self.evaluate_all(self.fun, points)))
         gradient = np.zeros(x.shape)
         if self.method == "cs":
-            gradient[moving] = values.imag / self._sizes(x)[moving]
+            gradient[moving] = values.imag / steps.imag
             return gradient, len(points)
-        values = values.reshape(len(moving), -1)
-        steps = steps.reshape(values.shape)
+        values, steps = (a.reshape(len(moving), -1) for a in (values, steps))
         if self.method == "2-point":
             gradient[moving] = (values[:, 0] - value) / steps[:, 0]
         else:
@@ -101,13 +101,15 @@ class Differences:
         return gradient, len(points)
 
     def _sizes(self, x: np.ndarray) -> np.ndarray:
-        if self.step is not None:
-            return np.broadcast_to(np.asarray(self.step, float), x.shape)
+        """The step of each variable; where the one asked for is lost in x, the best one."""
         eps = np.finfo(float).eps
-        best = {"2-point": eps ** (1 / 2), "3-point": eps ** (1 / 3), "cs": eps ** (1 / 2)}
-        relative = best[self.method] if self.rel_step is None else self.rel_step
-        sign = np.where(x >= 0, 1.0, -1.0)
-        return np.asarray(relative * sign * np.maximum(1.0, np.abs(x)))
+        best = eps ** (1 / 3) if self.method == "3-point" else eps ** (1 / 2)
+        scale = np.where(x >= 0, 1.0, -1.0) * np.maximum(1.0, np.abs(x))
+        if self.step is not None:
+            size = np.broadcast_to(np.asarray(self.step, float), x.shape)
+        else:
+            size = np.asarray((best if self.rel_step is None else self.rel_step) * scale)
+        return np.where(x + size == x, best * scale, size)
 
     def _stencil(self, x: np.ndarray) -> np.ndarray:
         """Displacements of each variable, one row for each point of the formula."""
@@ -127,6 +129,12 @@ class Differences:
 
 
 def _three_point(rises: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Slope at 0 of the parabola through the origin and two points, row by row."""
+    """Slope at 0 of the parabola through the origin and two points, row by row.
+
+    Where a box of one unit in the last place leaves a single point, the slope to it.
+    """
     a, b = steps[:, 0], steps[:, 1]
-    return (rises[:, 0] * b / a - rises[:, 1] * a / b) / (b - a)
+    one = (a == 0) | (a == b)
+    c = np.where(one, -b, a)
+    parabola = (np.where(one, 0, rises[:, 0]) * b / c - rises[:, 1] * c / b) / (b - c)
+    return np.where(one, rises[:, 1] / b, parabola)

@@ -28,6 +28,8 @@ from jaxlbfgsb.status import TABLE, Reason
 
 EPS = float(np.finfo(np.float64).eps)
 _NOT_GIVEN = object()
+_ABSOLUTE_2_POINT = "2-point with the absolute step eps"
+"""What SciPy does where no formula is named; a named one takes a relative step."""
 
 
 class _Options(NamedTuple):
@@ -148,7 +150,7 @@ def fmin_l_bfgs_b(
         fun=func,
         jac=None if approx_grad else fprime,
         may_be_pair=not approx_grad and fprime is None,
-        formula="2-point" if approx_grad else None,
+        formula=_ABSOLUTE_2_POINT if approx_grad else None,
     )
     args = tuple(args) if isinstance(args, list) else args  # SciPy unpacks a list
     result, _, _ = _solve(function, x0, args, bounds, options, callback)
@@ -181,7 +183,8 @@ def scipy_method(
     ----------
     fun, x0, args, jac, bounds, callback, tol
         As `scipy.optimize.minimize` hands them over.  A JAX function without `jac` is
-        differentiated by `jax.grad`; a host function by finite differences.
+        differentiated by `jax.grad`; a host function by finite differences: '2-point',
+        '3-point' or 'cs' (SciPy hands the last two over as None).
     hess, hessp
         Not used.
     constraints
@@ -210,7 +213,7 @@ def scipy_method(
     >>> result.x.round(3).tolist(), result.success
     ([1.0, 1.0, 1.0], True)
     """
-    if np.size(constraints):
+    if constraints is not None and np.size(constraints):
         raise ValueError(
             "L-BFGS-B takes bounds, no other constraints; use for example method='SLSQP'."
         )
@@ -262,8 +265,8 @@ def _unwrapped(fun: Callable[..., Any], jac: Any) -> _Function:
     if callable(jac):
         return _Function(fun, jac, False, None)
     if jac is None or isinstance(jac, str):
-        return _Function(fun, None, False, jac or "2-point")
-    return _Function(fun, None, bool(jac), None if jac else "2-point")
+        return _Function(fun, None, False, jac or _ABSOLUTE_2_POINT)
+    return _Function(fun, None, bool(jac), None if jac else _ABSOLUTE_2_POINT)
 
 
 def _task(result: OptimizeResult) -> str:
@@ -310,7 +313,7 @@ def _solve(
             args if isinstance(args, tuple) else (args,),
             lower,
             upper,
-            _differences(function.formula or "2-point", options),
+            _differences(function.formula or _ABSOLUTE_2_POINT, options),
             may_difference=function.formula is not None,
         )
         kind = foreign.kind(x0)
@@ -349,9 +352,9 @@ def _differences(formula: str, options: _Options) -> DifferenceOptions:
     workers = options.workers
     if workers is not None and not callable(workers):
         raise TypeError("workers must be map-like, for example the map of a multiprocessing.Pool.")
-    absolute = formula == "2-point" and options.finite_diff_rel_step is None
+    absolute = formula == _ABSOLUTE_2_POINT and options.finite_diff_rel_step is None
     return DifferenceOptions(
-        method=formula,
+        method="2-point" if formula == _ABSOLUTE_2_POINT else formula,
         step=options.eps if absolute else None,
         rel_step=options.finite_diff_rel_step,
         evaluate_all=workers or map,
@@ -362,5 +365,5 @@ def _inverse_hessian(hess_inv: InverseHessian) -> LbfgsInvHessProduct:
     """SciPy's operator, with the pairs oldest first."""
     count = int(hess_inv.n_corrs)
     with precision_of(np.float64):
-        s, y = np.asarray(hess_inv.s), np.asarray(hess_inv.y)
+        s, y = np.array(hess_inv.s), np.array(hess_inv.y)
     return LbfgsInvHessProduct(s[len(s) - count :], y[len(y) - count :])

@@ -17,7 +17,6 @@ import numpy as np
 
 import jaxlbfgsb
 
-
 LEAST_BOUNDED = 5
 
 
@@ -205,8 +204,14 @@ MORE_CASES = [
     Case("lower bound on one side", rosen, [2, 2], 1, [2, -np.inf], solution=[2, 4]),
     Case("bounds of 3e38", rosen, [-1.2, 1], 0, -3e38, 3e38),
     Case("far from 0", lambda x: 1 / x[0] + x[0], [1e6], 2, 0),
-    Case("linear in a box", lambda x: jnp.asarray(COSTS, x.dtype) @ x, [0.3] * 20,
-         -np.abs(COSTS).sum(), -1, 1),
+    Case(
+        "linear in a box",
+        lambda x: jnp.asarray(COSTS, x.dtype) @ x,
+        [0.3] * 20,
+        -np.abs(COSTS).sum(),
+        -1,
+        1,
+    ),
     Case(
         "all but one fixed",
         nnls,

@@ -55,10 +55,14 @@ ENDS = [
     End("flat slope", square, 3, Reason.PROJECTED_GRADIENT),
     End("small reduction", quartic, 3, Reason.RELATIVE_REDUCTION, options={"gtol": 0}),
     End("quartic to the last", quartic, 3, Reason.NOISE_FLOOR, options=EXACT),
-    End("steps below the spacing of x", lambda x: (x, 1.0), 1e17,
-        Reason.NOISE_FLOOR_NOT_CONVERGED, (0, 1e18)),
-    End("one trial, too far", steep_quartic, 0.1, Reason.LINE_SEARCH_FAILED,
-        options={"maxls": 1}),
+    End(
+        "steps below the spacing of x",
+        lambda x: (x, 1.0),
+        1e17,
+        Reason.NOISE_FLOOR_NOT_CONVERGED,
+        (0, 1e18),
+    ),
+    End("one trial, too far", steep_quartic, 0.1, Reason.LINE_SEARCH_FAILED, options={"maxls": 1}),
     End("finite at x0 only", finite_at_2_only, 2, Reason.NONFINITE_TRIALS),
     End("one iteration", steep_quartic, 3, Reason.MAXITER, options={"maxiter": 1}),
     End("two evaluations", steep_quartic, 3, Reason.MAXFUN, options={"maxfun": 2}),
@@ -117,9 +121,7 @@ def test_end(end, dtype):
     host, seen = by_ask_and_tell(end, dtype)
     check(end, host, seen)
     x0, which = np.array([end.x0], dtype), np.int32(ENDS.index(end))
-    result = minimize(
-        evaluate, x0, (which,), bounds=end.box, value_and_grad=True, **end.options
-    )
+    result = minimize(evaluate, x0, (which,), bounds=end.box, value_and_grad=True, **end.options)
     check(end, result, seen)
     assert (result.nit, result.nfev) == (host.nit, host.nfev)
 
@@ -135,9 +137,7 @@ def test_scipy_face():
             return float(value), np.asarray(slope)
 
         pgtol = end.options.get("gtol", 1e-5)
-        _, _, d = fmin_l_bfgs_b(
-            pair, [end.x0], bounds=bounds, factr=factr, pgtol=pgtol, **limits
-        )
+        _, _, d = fmin_l_bfgs_b(pair, [end.x0], bounds=bounds, factr=factr, pgtol=pgtol, **limits)
         assert d["warnflag"] == scipy_status(end.reason), end.name
         assert d["task"] == TABLE[end.reason].scipy_message, end.name
 

@@ -545,7 +545,7 @@ class TestCallback:
         ({"fun": lambda x: (x[0], [x]), "value_and_grad": True}, ValueError, "structure of x0"),
         ({"tolerance": 1.0}, TypeError, "tolerance"),
     ],
-    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_errors_teach(change, error, text):
     arguments = {"fun": rosenbrock, "x0": START} | change

@@ -340,7 +340,7 @@ def test_garch_as_one_vmap():  # [jax 36793]
     for dtype in DTYPES:
         result = batch(returns.astype(dtype))
         close = result.fun <= expected + TOLERANCE[dtype] * np.maximum(1, np.abs(expected))
-        assert np.mean(result.success & close) >= 0.99
+        assert np.count_nonzero(result.success & close) >= 198
         assert (result.nit < 1000).all()
 
 

@@ -67,7 +67,9 @@ def _run(solver, arguments, work, only):
         (work / "only.json").write_text(json.dumps(only))
         command += [f"--lbfgsb-only={work / 'only.json'}"]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
+    # One BLAS thread: on few cores those of OpenBLAS and of XLA hold each other up.
+    settings = {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
+    environment = os.environ | settings
     environment.pop("PYTEST_ADDOPTS", None)
     start = time.perf_counter()
     run = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)

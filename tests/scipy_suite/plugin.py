@@ -1,8 +1,8 @@
 """A pytest plugin for SciPy's tests: notes which of them solve, and swaps the solver.
 
-It writes one JSON file: for each test its outcome, how often it called L-BFGS-B, how often
-the private workspace by hand, and its time.  Tests are named without the folder that
-they are installed in, ``test_optimize.py::test_name[parameter]``.
+It writes one JSON file: for each test its outcome, its time, how often it called L-BFGS-B,
+and how often the private workspace by hand.  Tests are named without the folder that they
+are installed in, ``test_optimize.py::test_name[parameter]``.
 """
 
 from __future__ import annotations
