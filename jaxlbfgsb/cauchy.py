@@ -24,7 +24,7 @@ import numpy as np
 from jax import lax
 
 from jaxlbfgsb.box import Box, breakpoints, is_held, project
-from jaxlbfgsb.memory import Compact, W_transposed_times, dot
+from jaxlbfgsb.memory import Compact, M_times, W_transposed_times, dot
 from jaxlbfgsb.types import Coefficients, Integer, Mask, Scalar, Vector
 
 WALKED = 16
@@ -74,7 +74,7 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Compact) -> Cauc
         crossed=jnp.full_like(f1, -1, jnp.int32),
         next_t=jnp.min(t),
         f1=f1,
-        f2=f2_start - dot(p, dot(B.M, p)),
+        f2=f2_start - dot(p, M_times(B, p)),
         p=p,
         c=jnp.zeros_like(p),
         walked=jnp.zeros_like(f1, jnp.int32),
@@ -91,9 +91,9 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Compact) -> Cauc
         z_b = _bound_met(g_b, b, box) - x[b]
         dt = s.next_t - s.t
         c = s.c + dt * s.p
-        wM = dot(B.M, w)
-        f1 = s.f1 + dt * s.f2 + g_b**2 + B.theta * g_b * z_b - g_b * dot(wM, c)
-        f2 = s.f2 - B.theta * g_b**2 - 2 * g_b * dot(wM, s.p) - g_b**2 * dot(wM, w)
+        Mw = M_times(B, w)
+        f1 = s.f1 + dt * s.f2 + g_b**2 + B.theta * g_b * z_b - g_b * dot(Mw, c)
+        f2 = s.f2 - B.theta * g_b**2 - 2 * g_b * dot(Mw, s.p) - g_b**2 * dot(Mw, w)
         return _Segment(
             t=s.next_t,
             crossed=b,
@@ -154,7 +154,7 @@ def _cross_sorted(
         p = s.p[:, None] + jnp.cumsum(step_p, axis=1)
         p_before = p - step_p
         c = s.c[:, None] + jnp.cumsum(dt * p_before, axis=1)
-        Mw = dot(B.M, w)
+        Mw = M_times(B, w)
         change = -B.theta * g_b**2 - 2 * g_b * jnp.sum(Mw * p_before, axis=0)
         change = change - g_b**2 * jnp.sum(Mw * w, axis=0)
         f2_free = s.f2 + jnp.cumsum(change)

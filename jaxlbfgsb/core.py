@@ -102,6 +102,8 @@ class State(NamedTuple):
     """Best finite trial of this search with sufficient decrease; no such: 0, infinity."""
     pg_norm: Scalar
     pg_norm_at_x0: Scalar
+    decrement: Scalar
+    """What f falls by to first order in the last step with pairs stored; infinity before it."""
     curvature: Scalar
     """``s'y / s's`` of the last pair; survives a forgotten memory."""
     phase: Integer
@@ -140,6 +142,7 @@ def init(x0: Vector, box: Box, m: int) -> State:
         good_value=infinity,
         pg_norm=infinity,
         pg_norm_at_x0=infinity,
+        decrement=infinity,
         curvature=zero,
         phase=_int(Phase.START),
         event=_int(Event.STARTED),
@@ -238,7 +241,7 @@ def advance_running(
     stuck_reason = jnp.where(
         moved.capped > 0,
         Reason.UNBOUNDED,
-        _noise_reason(moved.x, moved.value, moved.pg_norm, curvature),
+        _noise_reason(moved.x, moved.value, moved.pg_norm, curvature, state.decrement),
     )
     reason = jnp.where(stuck, stuck_reason, reason).astype(jnp.int32)
 
@@ -253,6 +256,9 @@ def advance_running(
         search=_pick(turns, opened, verdict.search),
         good_step=jnp.where(turns, 0, verdict.good_step),
         good_value=jnp.where(turns, jnp.inf, verdict.good_value),
+        decrement=jnp.where(
+            turns & (pairs.count > 0) & ~forgets, -opened.initial_slope, state.decrement
+        ),
         curvature=curvature,
         phase=jnp.where(stops, Phase.DONE, Phase.SEARCH).astype(jnp.int32),
         event=event.astype(jnp.int32),
@@ -362,7 +368,7 @@ def _test(state: State, moved: State, verdict: _Verdict, options: Options) -> In
     moves = verdict.accepts & (state.phase != Phase.START)
     gtol = jnp.maximum(options.gtol, options.gtol_rel * moved.pg_norm_at_x0)
     small_reduction = reduction_is_small(state.value, moved.value, options.ftol)
-    noise = _noise_reason(moved.x, moved.value, moved.pg_norm, state.curvature)
+    noise = _noise_reason(moved.x, moved.value, moved.pg_norm, state.curvature, state.decrement)
     reason = jnp.where(verdict.fails, verdict.failure, Reason.NOT_FINISHED)
     for holds, code in (  # from the last to the first
         (moves & (moved.stalled >= STALLED_LIMIT), noise),
@@ -448,9 +454,11 @@ def _open_search(state: State, xhat: Vector, box: Box) -> tuple[LineSearch, Vect
     return search, point_on_line(x, xhat, step, box)
 
 
-def _noise_reason(x: Vector, value: Scalar, pg_norm: Scalar, curvature: Scalar) -> Integer:
+def _noise_reason(
+    x: Vector, value: Scalar, pg_norm: Scalar, curvature: Scalar, decrement: Scalar
+) -> Integer:
     return jnp.where(
-        pg_norm <= gradient_noise(x, value, curvature),
+        (pg_norm <= gradient_noise(x, value, curvature)) | (decrement <= value_noise(value)),
         Reason.NOISE_FLOOR,
         Reason.NOISE_FLOOR_NOT_CONVERGED,
     )
@@ -460,7 +468,7 @@ def _why_search_failed(state: State, search: LineSearch, rises: Boolean) -> Inte
     """The reason of a search with nothing stored that found no good trial."""
     noise = value_noise(state.value)
     below_noise = state.search.step * -state.search.initial_slope <= noise
-    at_floor = _noise_reason(state.x, state.value, state.pg_norm, state.curvature)
+    at_floor = _noise_reason(state.x, state.value, state.pg_norm, state.curvature, state.decrement)
     converged = at_floor == Reason.NOISE_FLOOR
     reason = jnp.where(rises, Reason.INCONSISTENT_GRADIENT, Reason.LINE_SEARCH_FAILED)
     reason = jnp.where(converged | (below_noise & ~rises), at_floor, reason)

@@ -29,6 +29,7 @@ from jaxlbfgsb.types import (
     MiddleMatrix,
     PairRows,
     Scalar,
+    SmallMatrix,
     Vector,
 )
 
@@ -53,7 +54,11 @@ class Compact(NamedTuple):
     pairs: PairRows
     scale: Coefficients
     """Turns ``[Y, S]`` into ``W = [Y, theta S]``; zero for empty places."""
-    M: MiddleMatrix
+    J: SmallMatrix
+    """The Cholesky factor of ``theta S'S + L inv(D) L'``."""
+    L_invD: SmallMatrix
+    D: jax.Array
+    """The diagonal, shape (m,)."""
     theta: Scalar
 
 
@@ -118,11 +123,12 @@ def ages(place: Integer, m: int) -> Ages:
 
 
 def compact(memory: Memory) -> Compact:
-    """``theta``, ``W`` and ``M`` (3.3)-(3.4) of the pairs in use.
+    """``theta``, ``W`` and the factors of ``M`` (3.3)-(3.4) of the pairs in use.
 
     ``M`` is the inverse of ``[[-D, L'], [L, theta S'S]]``.  With ``J J' = theta S'S +
-    L inv(D) L'`` and ``G = inv(J) [L inv(D), I]`` it is ``G'G - [[inv(D), 0], [0, 0]]``.
-    A factorisation that breaks down leaves NaN in ``M``.
+    L inv(D) L'`` it is ``[L inv(D), I]' inv(J J') [L inv(D), I] - [[inv(D), 0], [0, 0]]``;
+    it stays in this form, since the subtraction would lose digits where pairs are nearly
+    parallel.  A factorisation that breaks down leaves NaN in ``J``.
     """
     m = memory.pairs.shape[0] // 2
     age = ages(memory.place, m)
@@ -137,12 +143,20 @@ def compact(memory: Memory) -> Compact:
     L_invD = jnp.where(both_used & is_newer, sy, 0) / D[None, :]
     T = jnp.where(both_used, memory.theta * ss, identity) + dot(L_invD * D[None, :], L_invD.T)
     J = lax.linalg.cholesky(T, symmetrize_input=False)
-    G = lax.linalg.triangular_solve(
-        J, jnp.concatenate([L_invD, identity], axis=1), left_side=True, lower=True
-    )
-    M = dot(G.T, G) - jnp.diag(jnp.concatenate([1 / D, jnp.zeros_like(D)]))
     scale = jnp.concatenate([used.astype(D.dtype), jnp.where(used, memory.theta, 0)])
-    return Compact(pairs=memory.pairs, scale=scale, M=M, theta=memory.theta)
+    return Compact(pairs=memory.pairs, scale=scale, J=J, L_invD=L_invD, D=D, theta=memory.theta)
+
+
+def M_times(B: Compact, c: jax.Array) -> jax.Array:
+    """``M c`` for a vector of shape (k,) or the columns of a matrix (k, any)."""
+    m = B.D.shape[0]
+    columns = c[:, None] if c.ndim == 1 else c
+    half = lax.linalg.triangular_solve(
+        B.J, columns[m:] + dot(B.L_invD, columns[:m]), left_side=True, lower=True
+    )
+    lower = lax.linalg.triangular_solve(B.J, half, left_side=True, lower=True, transpose_a=True)
+    upper = dot(B.L_invD.T, lower) - columns[:m] / B.D[:, None]
+    return jnp.concatenate([upper, lower]).reshape(c.shape)
 
 
 def W_transposed_times(B: Compact, v: Vector) -> Coefficients:

@@ -131,7 +131,7 @@ def fmin_l_bfgs_b(
     ...     slope, offset = parameters
     ...     return jnp.sum((y - slope * x - offset) ** 2)
     >>> x, f, d = fmin_l_bfgs_b(error, [0.0, 1.0], args=(X, 2 * X + 3), bounds=[(0, 5), (5, 10)])
-    >>> x.round(4).tolist(), round(f, 4), d["warnflag"]
+    >>> x.round(4).tolist(), round(float(f), 4), d["warnflag"]
     ([1.6842, 5.0], 11.5789, 0)
     """
     for name, given in (("iprint", iprint), ("disp", disp)):
@@ -183,8 +183,9 @@ def scipy_method(
     ----------
     fun, x0, args, jac, bounds, callback, tol
         As `scipy.optimize.minimize` hands them over.  A JAX function without `jac` is
-        differentiated by `jax.grad`; a host function by finite differences: '2-point',
-        '3-point' or 'cs' (SciPy hands the last two over as None).
+        differentiated by `jax.grad`; a host function by finite differences. A formula's
+        name ('2-point', '3-point', 'cs') arrives only in a direct call: SciPy hands it to a
+        custom method as None.
     hess, hessp
         Not used.
     constraints

@@ -24,7 +24,7 @@ from jax import lax
 
 from jaxlbfgsb.box import Box, project
 from jaxlbfgsb.cauchy import CauchyPoint
-from jaxlbfgsb.memory import Compact, Memory, W_times, W_transposed_times, ages, dot
+from jaxlbfgsb.memory import Compact, M_times, Memory, W_times, W_transposed_times, ages, dot
 from jaxlbfgsb.types import Coefficients, Mask, MiddleMatrix, PairRows, SmallMatrix, Vector
 
 LEAST_SLOPE = 1e-3
@@ -41,7 +41,7 @@ def subspace_minimizer(
 ) -> Vector:
     """``xhat``: where the model is least over the free variables, pulled into the box."""
     xc, c, free = cauchy
-    r = jnp.where(free, W_times(B, dot(B.M, c)) - B.theta * (xc - x) - g, 0)
+    r = jnp.where(free, W_times(B, M_times(B, c)) - B.theta * (xc - x) - g, 0)
     v = solve_K(memory, products_by_side(memory, free), W_transposed_times(B, r))
     step = jnp.where(free, (r + W_times(B, v) / B.theta) / B.theta, 0)
     return _into_the_box(x, g, box, xc, step)

@@ -1,5 +1,14 @@
 """Both precisions, and array annotations that are checked."""
 
+import os
+import tempfile
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # SciPy's small solves are slow on more
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers share what one of them compiled
+    CACHE = tempfile.TemporaryDirectory(prefix="jaxlbfgsb-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
 import jax
 import numpy as np
 import pytest

@@ -36,10 +36,16 @@ def memory_of(pairs, n, m, dtype):
     return store(empty(n, m, np.dtype(dtype)), pairs)
 
 
+@jax.jit
+def M(B):
+    """The middle matrix itself."""
+    return memory.M_times(B, jnp.eye(len(B.scale), dtype=B.scale.dtype))
+
+
 def dense(B):
     """``theta I - W M W'`` in float64."""
     W = (np.asarray(B.pairs, np.float64) * np.asarray(B.scale, np.float64)[:, None]).T
-    return float(B.theta) * np.eye(len(W)) - W @ np.asarray(B.M, np.float64) @ W.T
+    return float(B.theta) * np.eye(len(W)) - W @ np.asarray(M(B), np.float64) @ W.T
 
 
 def places(kept, m, stored):

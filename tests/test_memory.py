@@ -58,7 +58,7 @@ def test_middle_matrix_is_the_inverse_of_the_papers(m, dtype):
         place = histories.places(len(used), m, stored)
         rows = np.concatenate([place, m + place])  # oldest first
         expected = np.linalg.inv(oracles.K_matrix(used, np.zeros(N, bool)))
-        got = np.asarray(histories.compact(kept).M)[np.ix_(rows, rows)]
+        got = np.asarray(histories.M(histories.compact(kept)))[np.ix_(rows, rows)]
         size = np.abs(expected).max()
         np.testing.assert_allclose(got, expected, atol=close(dtype, size), rtol=0)
 
@@ -144,4 +144,4 @@ def test_a_matrix_that_is_not_definite_leaves_nan(dtype):
     s = np.eye(N)[0]
     kept = histories.memory_of([(s, s), (s, 2 * s)], N, 2, dtype)
     broken = kept._replace(products=kept.products.at[2, 2].set(-100))
-    assert np.isnan(np.asarray(histories.compact(broken).M)).any()
+    assert np.isnan(np.asarray(histories.M(histories.compact(broken)))).any()

@@ -257,7 +257,7 @@ def test_secant_equation_beyond_m_updates():  # [jaxopt 620]
     def dense(pairs):
         B = memory.compact(pairs)
         W = B.pairs.T * B.scale
-        return B.theta * jnp.eye(n) - W @ B.M @ W.T
+        return B.theta * jnp.eye(n) - W @ memory.M_times(B, W.T)
 
     state = core.init(jnp.array([-1.2, 1.0] * 3), box, m)
     updates = 0
