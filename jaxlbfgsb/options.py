@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlbfgsb.core import Options
 from jaxlbfgsb.pytrees import is_traced
+
+_LARGEST_LIMIT = np.iinfo(np.int32).max
 
 
 def checked_maxcor(maxcor: Any) -> int:
@@ -37,24 +40,31 @@ def checked_options(
         "gtol_rel": gtol_rel,
     }
     limits = {"maxiter": maxiter, "maxfun": maxfun, "maxls": maxls}
-    for name, value in (*tolerances.items(), *limits.items()):
-        if np.shape(value) != ():
-            raise ValueError(f"{name} must be a scalar; it has shape {np.shape(value)}.")
-        if not is_traced(value) and np.asarray(value).dtype.kind not in "iuf":
-            raise TypeError(f"{name} must be a number; it is {value!r}.")
     for name, value in tolerances.items():
-        if not is_traced(value) and not float(value) >= 0:
+        if _known_number(name, value) and not value >= 0:
             raise ValueError(f"{name} must be a number of at least 0; it is {value!r}.")
-    largest = np.iinfo(np.int32).max
     for name, value in limits.items():
-        if is_traced(value):
+        if not _known_number(name, value):
             continue
         if math.isnan(value):
             raise ValueError(f"{name} must be a number; it is {value!r}.")
         if name == "maxls" and value <= 0:
             raise ValueError("maxls must be positive.")
-        limits[name] = int(max(min(value, largest), -1))
+        limits[name] = int(max(min(value, _LARGEST_LIMIT), -1))
     return Options(**tolerances, **limits)
+
+
+def _known_number(name: str, value: Any) -> bool:
+    """True for a number, False for a traced scalar; an error for anything else."""
+    if type(value) in (int, float):  # nearly always, and fast
+        return True
+    if np.shape(value) != ():
+        raise ValueError(f"{name} must be a scalar; it has shape {np.shape(value)}.")
+    if isinstance(value, jax.core.Tracer):
+        return False
+    if np.asarray(value).dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be a number; it is {value!r}.")
+    return True
 
 
 def strict_options(options: Options, dtype: Any) -> Options:
