@@ -4,7 +4,7 @@
     while not done:  state = advance(state, f(state.trial), grad(state.trial), box, options)
 
 `advance` takes one evaluation in and gives one request out.  It has a cheap half, one
-step of the line search, and a heavy half, `new_direction`; one `lax.cond` joins them.
+step of the line search, and a heavy half, `direction.new_direction`; one `lax.cond` joins them.
 What a call did is in `state.event`:
 
 =======  ===========================  ===========================================  =========
@@ -45,12 +45,11 @@ from jaxlbfgsb.box import (
     project,
     projected_gradient,
 )
-from jaxlbfgsb.cauchy import CauchyPoint, generalized_cauchy_point
+from jaxlbfgsb.direction import new_direction
 from jaxlbfgsb.line_search import LineSearch
 from jaxlbfgsb.memory import Memory
 from jaxlbfgsb.status import Reason, scipy_statuses
 from jaxlbfgsb.stopping import NOISE, gradient_noise, reduction_is_small, value_noise
-from jaxlbfgsb.subspace import subspace_minimizer
 from jaxlbfgsb.types import Boolean, Integer, PyTree, Scalar, Vector
 
 CAPPED_LIMIT = 3
@@ -401,38 +400,6 @@ def _remember(
     pairs = memory.update(state.memory, s, y, sy, stores)
     curvature = jnp.where(stores, sy / memory.dot(s, s), state.curvature)
     return _forget_where(verdict.restarts, pairs), curvature
-
-
-def new_direction(x: Vector, g: Vector, box: Box, pairs: Memory) -> tuple[Vector, Boolean]:
-    """``xhat``, the end of the new search line, and whether the memory is forgotten.
-
-    With nothing stored ``B = I``, and the Cauchy point is ``P(x - g)``.  The same step
-    stands in, in the same call, where the factorisations break down or the direction is
-    no descent.  A gradient whose square nearly overflows is scaled: its length means
-    nothing.
-    """
-    limits = np.finfo(x.dtype)
-    tame = memory.dot(g, g) < limits.eps * limits.max
-    steepest = project(x - g / jnp.where(tame, 1, infinity_norm(g)), box)
-
-    B = memory.compact(pairs)
-    stored = pairs.count > 0
-    if box.is_everything:
-        free = jnp.ones(x.shape, bool)
-        cauchy = CauchyPoint(xc=x, c=jnp.zeros_like(B.scale), free=free)
-    else:
-        cauchy = generalized_cauchy_point(x, g, box, B)
-        # Traced bounds that are all infinite: the original starts from x, as above.
-        constrained = is_constrained(box)
-        cauchy = CauchyPoint(
-            xc=jnp.where(constrained, cauchy.xc, x),
-            c=jnp.where(constrained, cauchy.c, 0),
-            free=cauchy.free | ~constrained,
-        )
-    xhat = subspace_minimizer(x, g, box, pairs, B, cauchy)
-    xhat = jnp.where(jnp.any(cauchy.free), xhat, cauchy.xc)
-    usable = (memory.dot(g, xhat - x) < 0) & jnp.all(jnp.isfinite(xhat)) & jnp.any(xhat != x)
-    return jnp.where(stored & usable, xhat, steepest), stored & ~usable
 
 
 def _open_search(state: State, xhat: Vector, box: Box) -> tuple[LineSearch, Vector]:

@@ -14,9 +14,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
 from jaxlbfgsb.closures import fingerprint
+from jaxlbfgsb.jaxprs import structure
 from jaxlbfgsb.types import PyTree
 from jaxlbfgsb.varying import vary_over, varying_axes
 
@@ -178,7 +179,7 @@ def _shared_program(
             return value_and_rest(x)
         return jax.value_and_grad(value_and_rest, has_aux=True)(x)
 
-    key = _structure(jax.make_jaxpr(derived)(list(closed.consts), x_leaves, arrays))
+    key = structure(jax.make_jaxpr(derived)(list(closed.consts), x_leaves, arrays))
     full_key = (returns, out_tree, key, _settings())
     program = _programs.get(full_key)
     if program is None:
@@ -279,46 +280,3 @@ def _described(out: Any) -> str:
     if isinstance(out, tuple | list):
         return f"a {type(out).__name__} of {len(out)}"
     return "None" if out is None else f"a {type(out).__name__}"
-
-
-def _structure(closed: ClosedJaxpr) -> Hashable:
-    """A key that two jaxprs share only if they compute the same."""
-    return (_jaxpr_key(closed.jaxpr), tuple(_param_key(c) for c in closed.consts))
-
-
-def _jaxpr_key(jaxpr: Jaxpr) -> Hashable:
-    numbers: dict[Any, int] = {}
-
-    def number(var: Any) -> Hashable:
-        if isinstance(var, Literal):
-            return ("literal", var.aval, np.asarray(var.val).tobytes())
-        return numbers.setdefault(var, len(numbers))
-
-    heads = [(number(v), v.aval) for v in (*jaxpr.constvars, *jaxpr.invars)]
-    lines = []
-    for eqn in jaxpr.eqns:
-        params = tuple((name, _param_key(v)) for name, v in sorted(eqn.params.items()))
-        inputs = tuple(number(v) for v in eqn.invars)
-        outputs = tuple((number(v), v.aval) for v in eqn.outvars)
-        lines.append((eqn.primitive, inputs, outputs, params, repr(eqn.ctx)))
-    return (tuple(heads), tuple(lines), tuple(number(v) for v in jaxpr.outvars))
-
-
-def _param_key(value: Any) -> Hashable:
-    if isinstance(value, ClosedJaxpr):
-        return _structure(value)
-    if isinstance(value, Jaxpr):
-        return _jaxpr_key(value)
-    if isinstance(value, tuple | list):
-        return (type(value), tuple(_param_key(v) for v in value))
-    if isinstance(value, dict):
-        return tuple((k, _param_key(v)) for k, v in sorted(value.items()))
-    if isinstance(value, bool | int | float | complex):
-        return (type(value), repr(value))
-    if isinstance(value, np.ndarray | np.generic):
-        return (value.dtype.str, value.shape, value.tobytes())
-    try:
-        hash(value)
-    except TypeError:
-        return object()  # equal to nothing: traced functions that hold it share no program
-    return value

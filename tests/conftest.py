@@ -16,7 +16,17 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)  # every dtype in the tests is explicit
 # Before the package is first imported. The front doors check what users give by themselves.
-CHECKED = ("box", "cauchy", "core", "line_search", "loop", "memory", "stopping", "subspace")
+CHECKED = (
+    "box",
+    "cauchy",
+    "core",
+    "direction",
+    "line_search",
+    "loop",
+    "memory",
+    "stopping",
+    "subspace",
+)
 install_import_hook([f"jaxlbfgsb.{name}" for name in CHECKED], "beartype.beartype")
 
 

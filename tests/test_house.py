@@ -17,9 +17,9 @@ from jaxlbfgsb.status import TABLE, Reason, scipy_statuses
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxlbfgsb"
 ORDER = (  # from the ground up
-    "types varying status box memory cauchy subspace line_search stopping core loop packing "
-    "precision pytrees options result closures tracing callbacks minimize asktell host foreign "
-    "scipy_bounds scipy_api"
+    "types varying status box memory cauchy subspace direction line_search stopping core loop "
+    "packing precision pytrees options result closures jaxprs tracing callbacks minimize asktell "
+    "host foreign scipy_bounds scipy_api"
 ).split()
 
 
