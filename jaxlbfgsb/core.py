@@ -54,6 +54,8 @@ from jaxlbfgsb.types import Boolean, Integer, PyTree, Scalar, Vector
 
 CAPPED_LIMIT = 3
 """Accepted steps in a row at the cap of 1e10 that tell that f is unbounded below."""
+SHORT_STEP = 1e-2
+"""A shorter step that changes f little tells of a bad direction, not of convergence."""
 STALLED_LIMIT = 8
 """Accepted steps in a row that change f by at most two units in its last place."""
 
@@ -227,7 +229,8 @@ def advance_running(
     moves = verdict.accepts & (state.phase != Phase.START)
     moved = _move(state, verdict, value, gradient, box)
     reason = _test(state, moved, verdict, options)
-    pairs, curvature = _remember(state, verdict, moves, value, gradient, slope)
+    pairs, curvature = _remember(state, moves, value, gradient, slope)
+    pairs = _forget_where(verdict.restarts | _is_doubtful(state, moved, moves, options), pairs)
     turns = (verdict.accepts | verdict.restarts) & (reason == Reason.NOT_FINISHED)
 
     xhat, forgets = lax.cond(
@@ -367,12 +370,13 @@ def _test(state: State, moved: State, verdict: _Verdict, options: Options) -> In
     moves = verdict.accepts & (state.phase != Phase.START)
     gtol = jnp.maximum(options.gtol, options.gtol_rel * moved.pg_norm_at_x0)
     small_reduction = reduction_is_small(state.value, moved.value, options.ftol)
+    doubtful = _is_doubtful(state, moved, moves, options)
     noise = _noise_reason(moved.x, moved.value, moved.pg_norm, state.curvature, state.decrement)
     reason = jnp.where(verdict.fails, verdict.failure, Reason.NOT_FINISHED)
     for holds, code in (  # from the last to the first
         (moves & (moved.stalled >= STALLED_LIMIT), noise),
         (moves & (moved.capped >= CAPPED_LIMIT), Reason.UNBOUNDED),
-        (moves & small_reduction, Reason.RELATIVE_REDUCTION),
+        (moves & small_reduction & ~doubtful, Reason.RELATIVE_REDUCTION),
         (verdict.accepts & (moved.pg_norm <= gtol), Reason.PROJECTED_GRADIENT),
         (moves & (moved.nfev > options.maxfun), Reason.MAXFUN),
         (moves & (moved.nit >= options.maxiter), Reason.MAXITER),
@@ -382,8 +386,18 @@ def _test(state: State, moved: State, verdict: _Verdict, options: Options) -> In
     return reason
 
 
+def _is_doubtful(state: State, moved: State, moves: Boolean, options: Options) -> Boolean:
+    """True if the reduction is small because the step is: along a direction that was bad.
+
+    The test for a small reduction does not count then; the memory that gave the direction
+    is forgotten, and the next step is projected steepest descent, where it does count.
+    """
+    small = reduction_is_small(state.value, moved.value, options.ftol)
+    return moves & small & (state.search.step < SHORT_STEP) & (state.memory.count > 0)
+
+
 def _remember(
-    state: State, verdict: _Verdict, moves: Boolean, value: Scalar, gradient: Vector, slope: Scalar
+    state: State, moves: Boolean, value: Scalar, gradient: Vector, slope: Scalar
 ) -> tuple[Memory, Scalar]:
     """The memory after the trial, and the curvature last measured along a step.
 
@@ -399,7 +413,7 @@ def _remember(
     stores = moves & curved & (theta > 0) & jnp.isfinite(theta)
     pairs = memory.update(state.memory, s, y, sy, stores)
     curvature = jnp.where(stores, sy / memory.dot(s, s), state.curvature)
-    return _forget_where(verdict.restarts, pairs), curvature
+    return pairs, curvature
 
 
 def _open_search(state: State, xhat: Vector, box: Box) -> tuple[LineSearch, Vector]:
