@@ -25,6 +25,15 @@ def distance(x, target):
 
 
 START = np.array([-1.2, 1.0])
+COMPILATIONS = collections.Counter()
+
+
+def count_compilations(name, duration, **_):
+    if name == "/jax/core/compile/backend_compile_duration":
+        COMPILATIONS["compiled"] += 1
+
+
+jax.monitoring.register_event_duration_secs_listener(count_compilations)
 
 
 class TestResult:
@@ -282,16 +291,8 @@ class TestCaching:
 
     @pytest.fixture
     def compilations(self):
-        """Counts what XLA compiles in a block."""
-        counts = collections.Counter()
-
-        def listen(name, duration, **_):
-            if name == "/jax/core/compile/backend_compile_duration":
-                counts["compiled"] += 1
-
-        jax.monitoring.register_event_duration_secs_listener(listen)
-        yield counts
-        jax.monitoring.unregister_event_duration_listener(listen)
+        """Counts what XLA has compiled so far."""
+        return COMPILATIONS
 
     def test_one_trace_in_all(self, compilations):
         traces = 0
