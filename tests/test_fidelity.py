@@ -4,7 +4,6 @@ The whole table is printed by ``python -m benchmarks.fidelity``; this is its fas
 """
 
 import functools
-import importlib.util
 import pathlib
 import sys
 
@@ -13,8 +12,6 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_enable_x64", True)
-if importlib.util.find_spec("sif2jax") is None:  # importing it would take a minute
-    pytest.skip("needs sif2jax", allow_module_level=True)
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for `benchmarks`
 
 from benchmarks import fidelity  # noqa: E402
