@@ -1,8 +1,9 @@
 """L-BFGS-B for JAX: bound-constrained minimisation, compiled and batched."""
 
 from jaxlbfgsb.asktell import AskTell
+from jaxlbfgsb.inverse import InverseHessian
 from jaxlbfgsb.minimize import minimize
-from jaxlbfgsb.result import InverseHessian, OptimizeResult
+from jaxlbfgsb.result import OptimizeResult
 from jaxlbfgsb.scipy_api import fmin_l_bfgs_b, scipy_method
 from jaxlbfgsb.status import Reason
 from jaxlbfgsb.tracing import clear_cache

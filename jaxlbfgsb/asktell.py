@@ -11,18 +11,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlbfgsb.box import Box
-from jaxlbfgsb.core import Event, Options, Phase, advance, halt, init
+from jaxlbfgsb.core import Event, Options, Phase, State, advance, halt, init
+from jaxlbfgsb.kernel import FEW_VARIABLES, one_kernel
 from jaxlbfgsb.options import checked_maxcor, checked_options, strict_options
-from jaxlbfgsb.packing import Packed, pack, position, unpack
+from jaxlbfgsb.packing import Packed, Packing
 from jaxlbfgsb.precision import precision_of
 from jaxlbfgsb.pytrees import checked_bounds, checked_x0, raveled_box
 from jaxlbfgsb.result import OptimizeResult, result_of
 from jaxlbfgsb.status import TABLE, Reason
 
 
+@functools.cache
+def _packing(dtype: np.dtype) -> Packing[State]:
+    """Of a state in any number of variables: its scalars together, its arrays as they are."""
+    x = jax.ShapeDtypeStruct((1,), dtype)
+    state = jax.eval_shape(lambda x: init(x, Box(None, None), 1), x)
+    return Packing(state, scalars_only=True)
+
+
+def _pack(state: State) -> Packed:
+    return _packing(state.x.dtype).pack(state)
+
+
+def _unpack(packed: Packed) -> State:
+    return _packing(np.dtype(packed.floats.dtype)).unpack(packed)
+
+
 @functools.partial(jax.jit, static_argnums=2)
 def _init(x0: jax.Array, box: Box, m: int) -> Packed:
-    return pack(init(x0, box, m))
+    return _pack(init(x0, box, m))
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -34,17 +51,18 @@ def _advance(
     options: Options,
     evaluations: jax.Array,
 ) -> Packed:
-    return pack(advance(unpack(packed), value, gradient, box, options, evaluations))
+    step = one_kernel(advance) if gradient.size <= FEW_VARIABLES else advance
+    return _pack(step(_unpack(packed), value, gradient, box, options, evaluations))
 
 
 @jax.jit
 def _halt(packed: Packed) -> Packed:
-    return pack(halt(unpack(packed)))
+    return _pack(halt(_unpack(packed)))
 
 
 @jax.jit
 def _result(packed: Packed, box: Box, options: Options) -> OptimizeResult:
-    return result_of(unpack(packed), box, options)
+    return result_of(_unpack(packed), box, options)
 
 
 class AskTell:
@@ -116,7 +134,10 @@ class AskTell:
         return self._integer("event") == Event.ACCEPTED
 
     def _integer(self, name: str) -> int:
-        return int(np.asarray(self._state.integers)[position(name)])
+        return int(np.asarray(self._state.words)[self._position(name)])
+
+    def _position(self, name: str) -> int:
+        return _packing(self._dtype).position(name)
 
     @property
     def _dtype(self) -> np.dtype:
@@ -124,7 +145,7 @@ class AskTell:
 
     def ask(self) -> np.ndarray:
         """The point to evaluate next: a fresh array in the shape and dtype of x0."""
-        return np.array(self._state.arrays[position("trial")]).reshape(self._shape)
+        return np.array(self._state.arrays[self._position("trial")]).reshape(self._shape)
 
     def tell(self, value: Any, gradient: Any, evaluations: int = 1) -> None:
         """Take the function's value and gradient at the point last asked for.
@@ -171,8 +192,8 @@ class AskTell:
 
     def iterate(self) -> tuple[np.ndarray, float]:
         """The last accepted point, a fresh array like x0, and the value there."""
-        x = np.array(self._state.arrays[position("x")]).reshape(self._shape)
-        return x, float(self._state.floats[position("value")])
+        x = np.array(self._state.arrays[self._position("x")]).reshape(self._shape)
+        return x, float(self._state.floats[self._position("value")])
 
     def stop(self) -> None:
         """End the run at the current iterate, with reason CALLBACK."""
@@ -201,12 +222,12 @@ class AskTell:
         with precision_of(start.dtype):
             leaves = [jnp.asarray(arrays[name]) for name in _named(self._contents())]
             contents = jax.tree.unflatten(jax.tree.structure(self._contents()), leaves)
-            self._state = pack(contents["state"])
+            self._state = _pack(contents["state"])
             self._box, self._options = contents["box"], contents["options"]
         return self
 
     def _contents(self) -> dict[str, Any]:
-        return {"state": unpack(self._state), "box": self._box, "options": self._options}
+        return {"state": _unpack(self._state), "box": self._box, "options": self._options}
 
 
 def _named(contents: dict[str, Any]) -> dict[str, Any]:

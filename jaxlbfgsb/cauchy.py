@@ -24,11 +24,13 @@ import numpy as np
 from jax import lax
 
 from jaxlbfgsb.box import Box, breakpoints, is_held, project
-from jaxlbfgsb.memory import Compact, M_times, W_transposed_times, dot
+from jaxlbfgsb.kernel import FEW_VARIABLES
+from jaxlbfgsb.memory import dot
+from jaxlbfgsb.model import Model
 from jaxlbfgsb.types import Coefficients, Integer, Mask, Scalar, Vector
 
 WALKED = 16
-"""Breakpoints crossed one at a time before the rest is sorted."""
+"""Breakpoints crossed one at a time before the rest is sorted, in many variables."""
 CHUNK = 512
 """Breakpoints crossed together after that; bounds the memory to CHUNK rows of W."""
 
@@ -56,7 +58,7 @@ class _Segment(NamedTuple):
     walked: Integer
 
 
-def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Compact) -> CauchyPoint:
+def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> CauchyPoint:
     """Algorithm CP for a feasible ``x`` and at least one variable that can move."""
     n = x.shape[0]
     held = is_held(x, g, box)
@@ -65,16 +67,16 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Compact) -> Cauc
     index = jnp.arange(n, dtype=jnp.int32)
     some_unbounded = jnp.any(jnp.isinf(t) & (d != 0))
 
-    p = W_transposed_times(B, d)
+    p = B.W_transposed_times(d)
     f1 = -dot(d, d)
     f2_start = -B.theta * f1
-    floor = np.finfo(x.dtype).eps * f2_start
+    floor = -np.finfo(x.dtype).eps * B.scaling * f1
     first = _Segment(
         t=jnp.zeros_like(f1),
         crossed=jnp.full_like(f1, -1, jnp.int32),
         next_t=jnp.min(t),
         f1=f1,
-        f2=f2_start - dot(p, M_times(B, p)),
+        f2=f2_start - dot(p, B.M_times(p)),
         p=p,
         c=jnp.zeros_like(p),
         walked=jnp.zeros_like(f1, jnp.int32),
@@ -86,12 +88,12 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Compact) -> Cauc
     def cross(s: _Segment) -> _Segment:
         """Steps of Algorithm CP for the next breakpoint; ties in the order of index."""
         b = jnp.min(jnp.where((t == s.next_t) & ((t > s.t) | (index > s.crossed)), index, n))
-        w = B.scale * lax.dynamic_index_in_dim(B.pairs, b, axis=1, keepdims=False)
+        w = B.row(b)
         g_b = g[b]
         z_b = _bound_met(g_b, b, box) - x[b]
         dt = s.next_t - s.t
         c = s.c + dt * s.p
-        Mw = M_times(B, w)
+        Mw = B.M_times(w)
         f1 = s.f1 + dt * s.f2 + g_b**2 + B.theta * g_b * z_b - g_b * dot(Mw, c)
         f2 = s.f2 - B.theta * g_b**2 - 2 * g_b * dot(Mw, s.p) - g_b**2 * dot(Mw, w)
         return _Segment(
@@ -105,7 +107,7 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Compact) -> Cauc
             walked=s.walked + 1,
         )
 
-    if n <= WALKED:
+    if n <= FEW_VARIABLES:
         last = lax.while_loop(goes_on, cross, first)
     else:
         last = lax.while_loop(lambda s: goes_on(s) & (s.walked < WALKED), cross, first)
@@ -129,7 +131,7 @@ def _bound_met(g: jax.Array, index: jax.Array, box: Box) -> jax.Array:
 
 
 def _cross_sorted(
-    start: _Segment, t: Vector, x: Vector, g: Vector, box: Box, B: Compact, floor: Scalar
+    start: _Segment, t: Vector, x: Vector, g: Vector, box: Box, B: Model, floor: Scalar
 ) -> _Segment:
     """All breakpoints after `start`, sorted once and crossed a chunk at a time."""
     n = t.shape[0]
@@ -145,7 +147,7 @@ def _cross_sorted(
         times = lax.dynamic_slice(sorted_t, (done,), (CHUNK + 1,))
         b = lax.dynamic_slice(order, (done,), (CHUNK,))
         real = jnp.isfinite(times[:-1])
-        w = B.scale[:, None] * jnp.where(real, jnp.take(B.pairs, b, axis=1), 0)
+        w = jnp.where(real, B.rows(b), 0)
         g_b = jnp.where(real, g[b], 0)
         z_b = jnp.where(real, _bound_met(g[b], b, box) - x[b], 0)
         dt = jnp.where(real, times[:-1] - jnp.append(s.t, times[:-2]), 0)
@@ -154,7 +156,7 @@ def _cross_sorted(
         p = s.p[:, None] + jnp.cumsum(step_p, axis=1)
         p_before = p - step_p
         c = s.c[:, None] + jnp.cumsum(dt * p_before, axis=1)
-        Mw = M_times(B, w)
+        Mw = B.M_times(w)
         change = -B.theta * g_b**2 - 2 * g_b * jnp.sum(Mw * p_before, axis=0)
         change = change - g_b**2 * jnp.sum(Mw * w, axis=0)
         f2_free = s.f2 + jnp.cumsum(change)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxlbfgsb.box import Box, infinity_norm, is_constrained, project
-from jaxlbfgsb.cauchy import CauchyPoint, generalized_cauchy_point
-from jaxlbfgsb.memory import Memory, compact, dot
+from jaxlbfgsb.cauchy import generalized_cauchy_point
+from jaxlbfgsb.inverse import inverse_times
+from jaxlbfgsb.memory import Memory, dot
+from jaxlbfgsb.model import model
 from jaxlbfgsb.subspace import subspace_minimizer
 from jaxlbfgsb.types import Boolean, Vector
 
@@ -24,21 +27,26 @@ def new_direction(x: Vector, g: Vector, box: Box, pairs: Memory) -> tuple[Vector
     tame = dot(g, g) < limits.eps * limits.max
     steepest = project(x - g / jnp.where(tame, 1, infinity_norm(g)), box)
 
-    B = compact(pairs)
     stored = pairs.count > 0
     if box.is_everything:
-        free = jnp.ones(x.shape, bool)
-        cauchy = CauchyPoint(xc=x, c=jnp.zeros_like(B.scale), free=free)
+        xhat = _newton_step(x, g, pairs)
     else:
-        cauchy = generalized_cauchy_point(x, g, box, B)
-        # Traced bounds that are all infinite: the original starts from x, as above.
-        constrained = is_constrained(box)
-        cauchy = CauchyPoint(
-            xc=jnp.where(constrained, cauchy.xc, x),
-            c=jnp.where(constrained, cauchy.c, 0),
-            free=cauchy.free | ~constrained,
+        xhat = lax.cond(
+            is_constrained(box),
+            lambda: _constrained_step(x, g, box, pairs),
+            lambda: _newton_step(x, g, pairs),
         )
-    xhat = subspace_minimizer(x, g, box, pairs, B, cauchy)
-    xhat = jnp.where(jnp.any(cauchy.free), xhat, cauchy.xc)
     usable = (dot(g, xhat - x) < 0) & jnp.all(jnp.isfinite(xhat)) & jnp.any(xhat != x)
     return jnp.where(stored & usable, xhat, steepest), stored & ~usable
+
+
+def _newton_step(x: Vector, g: Vector, pairs: Memory) -> Vector:
+    """``x - inv(B) g``: where nothing is bounded, the original starts from x as well."""
+    return x - inverse_times(pairs, g)
+
+
+def _constrained_step(x: Vector, g: Vector, box: Box, pairs: Memory) -> Vector:
+    B = model(pairs)
+    cauchy = generalized_cauchy_point(x, g, box, B)
+    xhat = subspace_minimizer(x, g, box, B, cauchy)
+    return jnp.where(jnp.any(cauchy.free), xhat, cauchy.xc)

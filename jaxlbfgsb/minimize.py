@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from jaxlbfgsb.box import Box
 from jaxlbfgsb.callbacks import Callback, wants_to_stop
 from jaxlbfgsb.core import Event, Options, Phase, State, halt, init, refuse_invalid
-from jaxlbfgsb.loop import run
+from jaxlbfgsb.kernel import FEW_VARIABLES, one_kernel
+from jaxlbfgsb.lanes import lane_by_lane
+from jaxlbfgsb.loop import Objective, run, run_by_kernels
 from jaxlbfgsb.options import checked_maxcor, checked_options, strict_options
 from jaxlbfgsb.pytrees import (
     BoundLeaves,
@@ -151,9 +153,7 @@ def _begin(
     return vary_over(varying_axes(data, vector, box, options), (state, box, options))
 
 
-def _objective(
-    program: Program, data: Data, x0: PyTree
-) -> Callable[[Vector], tuple[Scalar, Vector]]:
+def _objective(program: Program, data: Data, x0: PyTree) -> Objective:
     """Value and gradient in the raveled variables."""
     vector, unravel = raveled(x0)
 
@@ -184,6 +184,21 @@ def _finish(
     )
 
 
+def _solution(
+    program: Program,
+    m: int,
+    driver: Callable[..., State],
+    data: Data,
+    x0: PyTree,
+    lower: BoundLeaves,
+    upper: BoundLeaves,
+    options: Options,
+) -> OptimizeResult:
+    state, box, options = _begin(m, data, x0, lower, upper, options)
+    state = driver(_objective(program, data, x0), state, box, options)
+    return _finish(program, data, x0, state, box, options)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _solve(
     program: Program,
@@ -194,9 +209,15 @@ def _solve(
     upper: BoundLeaves,
     options: Options,
 ) -> OptimizeResult:
-    state, box, options = _begin(m, data, x0, lower, upper, options)
-    state = run(_objective(program, data, x0), state, box, options)
-    return _finish(program, data, x0, state, box, options)
+    """The whole solve, for few variables as one kernel or as a loop over two."""
+    plain = functools.partial(_solution, program, m, run)
+    single: Callable[..., OptimizeResult] = plain
+    if sum(leaf.size for leaf in jax.tree.leaves(x0)) <= FEW_VARIABLES:
+        if program.fits_one_kernel:
+            single = one_kernel(plain)
+        else:
+            single = functools.partial(_solution, program, m, run_by_kernels)
+    return lane_by_lane(single, plain)(data, x0, lower, upper, options)
 
 
 _begin_compiled = jax.jit(_begin, static_argnums=0)

@@ -1,69 +1,98 @@
-"""The state in few arrays, for drivers that pay for each array at each call.
-
-The scalars of a state travel as one vector of floats and one of integers.
-"""
+"""Pytrees in few arrays, for callers that pay for each array at each call."""
 
 from __future__ import annotations
 
-import functools
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
-from jaxlbfgsb.box import Box
-from jaxlbfgsb.core import State, init
+_Tree = TypeVar("_Tree")
 
 
 class Packed(NamedTuple):
-    """A `State`: its vectors and matrices, its real scalars, its integers and flags."""
+    """What was packed: arrays that stay by themselves, real numbers, all the rest."""
 
     arrays: list[jax.Array]
     floats: jax.Array
-    integers: jax.Array
+    words: jax.Array
+    """int32: integers, flags, and the bits of everything else."""
 
 
-class _Layout(NamedTuple):
-    tree: Any
-    kinds: tuple[str, ...]
-    """Of each leaf: array, float, int or bool."""
+class Packing(Generic[_Tree]):
+    """How pytrees like `example` are packed; lossless.
+
+    Parameters
+    ----------
+    example
+        A pytree of arrays, or of their shapes and dtypes.
+    scalars_only
+        True to leave arrays with axes by themselves: nothing large is copied then.
+    """
+
+    def __init__(self, example: _Tree, scalars_only: bool = False) -> None:
+        leaves, self.tree = jax.tree.flatten(example)
+        self.leaves = [jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves]
+        real = [leaf.dtype for leaf in self.leaves if leaf.dtype.kind == "f"]
+        self.dtype = real[0] if real else np.dtype(np.float32)
+        self.kinds = [self._kind(leaf, scalars_only) for leaf in self.leaves]
+
+    def _kind(self, leaf: jax.ShapeDtypeStruct, scalars_only: bool) -> str:
+        if scalars_only and leaf.ndim:
+            return "arrays"
+        return "floats" if leaf.dtype == self.dtype else "words"
+
+    def pack(self, tree: _Tree) -> Packed:
+        parts: dict[str, list[jax.Array]] = {"arrays": [], "floats": [], "words": []}
+        for leaf, kind in zip(jax.tree.leaves(tree), self.kinds, strict=True):
+            parts[kind].append(jnp.asarray(leaf))
+        return Packed(
+            arrays=parts["arrays"],
+            floats=_joined([leaf.ravel() for leaf in parts["floats"]], self.dtype),
+            words=_joined([_to_words(leaf) for leaf in parts["words"]], np.dtype(np.int32)),
+        )
+
+    def unpack(self, packed: Packed) -> _Tree:
+        arrays = iter(packed.arrays)
+        used = {"floats": 0, "words": 0}
+        leaves = []
+        for leaf, kind in zip(self.leaves, self.kinds, strict=True):
+            if kind == "arrays":
+                leaves.append(next(arrays))
+                continue
+            size = leaf.size * (1 if kind == "floats" else _words_each(leaf.dtype))
+            part = getattr(packed, kind)[used[kind] : used[kind] + size]
+            used[kind] += size
+            if kind == "words":
+                part = _from_words(part, leaf.dtype)
+            leaves.append(part.reshape(leaf.shape))
+        return jax.tree.unflatten(self.tree, leaves)
+
+    def position(self, name: str) -> int:
+        """Where the scalar or array field `name` stands in `arrays`, `floats` or `words`."""
+        index: int = getattr(jax.tree.unflatten(self.tree, range(len(self.leaves))), name)
+        return self.kinds[:index].count(self.kinds[index])
 
 
-@functools.lru_cache(maxsize=1)
-def _layout() -> _Layout:
-    x = jax.ShapeDtypeStruct((1,), jnp.float32)
-    leaves, tree = jax.tree.flatten(jax.eval_shape(lambda x: init(x, Box(None, None), 1), x))
-    scalar_kinds = {"f": "float", "i": "int", "b": "bool"}
-    kinds = tuple("array" if leaf.ndim else scalar_kinds[leaf.dtype.kind] for leaf in leaves)
-    return _Layout(tree, kinds)
+def _joined(parts: list[jax.Array], dtype: np.dtype) -> jax.Array:
+    return jnp.concatenate(parts) if parts else jnp.zeros(0, dtype)
 
 
-@functools.cache
-def position(name: str) -> int:
-    """Where the field `name` of a state stands in `arrays`, `floats` or `integers`."""
-    layout = _layout()
-    marked = jax.tree.unflatten(layout.tree, range(len(layout.kinds)))
-    index: int = getattr(marked, name)
-    groups = {"array": ("array",), "float": ("float",), "int": ("int", "bool")}
-    return sum(kind in groups[layout.kinds[index]] for kind in layout.kinds[:index])
+def _words_each(dtype: Any) -> int:
+    return 2 if dtype.itemsize == 8 else 1
 
 
-def pack(state: State) -> Packed:
-    leaves = list(zip(jax.tree.leaves(state), _layout().kinds, strict=True))
-    return Packed(
-        arrays=[leaf for leaf, kind in leaves if kind == "array"],
-        floats=jnp.stack([leaf for leaf, kind in leaves if kind == "float"]),
-        integers=jnp.stack(
-            [leaf.astype(jnp.int32) for leaf, kind in leaves if kind in ("int", "bool")]
-        ),
-    )
+def _to_words(leaf: jax.Array) -> jax.Array:
+    if leaf.dtype.itemsize < 4:  # flags and short integers
+        return leaf.ravel().astype(jnp.int32)
+    return lax.bitcast_convert_type(leaf, jnp.int32).ravel()
 
 
-def unpack(packed: Packed) -> State:
-    layout = _layout()
-    arrays, floats, integers = iter(packed.arrays), iter(packed.floats), iter(packed.integers)
-    sources = {"array": arrays, "float": floats, "int": integers, "bool": integers}
-    leaves = [(next(sources[kind]), kind) for kind in layout.kinds]
-    return jax.tree.unflatten(
-        layout.tree, [leaf != 0 if kind == "bool" else leaf for leaf, kind in leaves]
-    )
+def _from_words(words: jax.Array, dtype: Any) -> jax.Array:
+    if dtype.kind == "b":
+        return words != 0
+    if dtype.itemsize < 4:
+        return words.astype(dtype)
+    return lax.bitcast_convert_type(words.reshape(-1, 2) if dtype.itemsize == 8 else words, dtype)

@@ -89,13 +89,16 @@ def _spread(side: Any, name: str, x0: PyTree) -> BoundLeaves:
     x_leaves, x_tree = jax.tree.flatten(x0)
 
     spread: BoundLeaves = []
-    with contextlib.suppress(ValueError):
-        jax.tree.map(
-            lambda bound, part: spread.extend([bound] * len(jax.tree.leaves(part))),
-            side,
-            x0,
-            is_leaf=_is_none,
-        )
+    if isinstance(x0, np.ndarray | jax.Array) and isinstance(side, np.ndarray | jax.Array):
+        spread = [side]  # nearly always, and fast
+    else:
+        with contextlib.suppress(ValueError):
+            jax.tree.map(
+                lambda bound, part: spread.extend([bound] * len(jax.tree.leaves(part))),
+                side,
+                x0,
+                is_leaf=_is_none,
+            )
     if len(spread) != len(x_leaves):
         given = jax.tree.structure(side, is_leaf=_is_none)
         raise ValueError(
@@ -137,8 +140,9 @@ def _check_values(low: Any, high: Any, dtype: np.dtype) -> None:
         if (side == empty).any():
             raise ValueError(f"A {name} bound is {empty}: no finite number satisfies it.")
     if len(known) == 2:
-        lower, upper = np.broadcast_arrays(known[0][0].astype(dtype), known[1][0].astype(dtype))
+        lower, upper = known[0][0].astype(dtype), known[1][0].astype(dtype)
         if (lower > upper).any():
+            lower, upper = np.broadcast_arrays(lower, upper)
             i = int(np.argmax((lower > upper).ravel()))
             raise ValueError(
                 "A lower bound is greater than its upper bound: "

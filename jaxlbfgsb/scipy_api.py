@@ -20,9 +20,10 @@ from jaxlbfgsb.asktell import AskTell
 from jaxlbfgsb.callbacks import Callback, NumpyCallback
 from jaxlbfgsb.foreign import CannotTrace, DifferenceOptions, Foreign, traceable
 from jaxlbfgsb.host import run_on_host
+from jaxlbfgsb.inverse import InverseHessian
 from jaxlbfgsb.minimize import minimize
 from jaxlbfgsb.precision import precision_of
-from jaxlbfgsb.result import InverseHessian, OptimizeResult
+from jaxlbfgsb.result import OptimizeResult
 from jaxlbfgsb.scipy_bounds import as_lower_upper
 from jaxlbfgsb.status import TABLE, Reason
 

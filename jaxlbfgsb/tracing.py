@@ -18,6 +18,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
 from jaxlbfgsb.closures import fingerprint
 from jaxlbfgsb.jaxprs import structure
+from jaxlbfgsb.kernel import fits_one_kernel
 from jaxlbfgsb.types import PyTree
 from jaxlbfgsb.varying import vary_over, varying_axes
 
@@ -45,10 +46,20 @@ class Program:
         What the function returns.
     out_tree
         Structure of ``(value, gradient or None, aux or None)``.
+    fits_one_kernel
+        True if the function and its derivative can be compiled inside of a kernel.
     """
 
-    def __init__(self, jaxpr: Jaxpr, returns: Returns, out_tree: Any, key: Hashable) -> None:
+    def __init__(
+        self,
+        jaxpr: Jaxpr,
+        returns: Returns,
+        out_tree: Any,
+        key: Hashable,
+        fits_one_kernel: bool,
+    ) -> None:
         self.jaxpr = jaxpr
+        self.fits_one_kernel = fits_one_kernel
         self.returns = returns
         self.out_tree = out_tree
         self._key = (returns, out_tree, key)
@@ -179,11 +190,13 @@ def _shared_program(
             return value_and_rest(x)
         return jax.value_and_grad(value_and_rest, has_aux=True)(x)
 
-    key = structure(jax.make_jaxpr(derived)(list(closed.consts), x_leaves, arrays))
+    with_gradient = jax.make_jaxpr(derived)(list(closed.consts), x_leaves, arrays)
+    key = structure(with_gradient)
     full_key = (returns, out_tree, key, _settings())
     program = _programs.get(full_key)
     if program is None:
-        program = Program(closed.jaxpr, returns, out_tree, (key, _settings()))
+        fits = fits_one_kernel(with_gradient)
+        program = Program(closed.jaxpr, returns, out_tree, (key, _settings()), fits)
         _programs.put(full_key, program)
     return program
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     Coefficients: TypeAlias = jax.Array
     MiddleMatrix: TypeAlias = jax.Array
     SmallMatrix: TypeAlias = jax.Array
+    SquareMatrix: TypeAlias = jax.Array
+    AnyMatrix: TypeAlias = jax.Array
     Scalar: TypeAlias = jax.Array
     Integer: TypeAlias = jax.Array
     Sides: TypeAlias = jax.Array
@@ -36,6 +38,7 @@ else:
     except ImportError:
         Vector = Mask = PairRows = Coefficients = jax.Array
         MiddleMatrix = SmallMatrix = Scalar = Integer = Boolean = Sides = Ages = jax.Array
+        SquareMatrix = AnyMatrix = jax.Array
     else:
         Vector = Float[Array, "n"]
         Mask = Bool[Array, "n"]
@@ -43,6 +46,8 @@ else:
         Coefficients = Float[Array, "k"]
         MiddleMatrix = Float[Array, "k k"]
         SmallMatrix = Float[Array, "m m"]
+        SquareMatrix = Float[Array, "size size"]
+        AnyMatrix = Float[Array, "_ _"]
         Scalar = Float[Array, ""]
         Integer = Int[Array, ""]
         Sides = Int[Array, "n"]

@@ -21,9 +21,12 @@ CHECKED = (
     "cauchy",
     "core",
     "direction",
+    "inverse",
     "line_search",
     "loop",
     "memory",
+    "model",
+    "small",
     "stopping",
     "subspace",
 )

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlbfgsb import memory
+from jaxlbfgsb import memory, model
 
 update = jax.jit(memory.update)
 forget = jax.jit(memory.forget)
-compact = jax.jit(memory.compact)
+FORMS = {"compact": jax.jit(model.compact), "dense": jax.jit(model.dense)}
+compact = FORMS["compact"]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -39,13 +40,23 @@ def memory_of(pairs, n, m, dtype):
 @jax.jit
 def M(B):
     """The middle matrix itself."""
-    return memory.M_times(B, jnp.eye(len(B.scale), dtype=B.scale.dtype))
+    k = len(B.W_transposed_times(jnp.zeros(width(B), B.scaling.dtype)))
+    return B.M_times(jnp.eye(k, dtype=B.scaling.dtype))
+
+
+def width(B):
+    """The number of variables."""
+    return len(B.matrix) if isinstance(B, model.Dense) else B.memory.pairs.shape[1]
+
+
+def W(B):
+    """``W`` in float64."""
+    return np.asarray(B.rows(jnp.arange(width(B))), np.float64).T
 
 
 def dense(B):
     """``theta I - W M W'`` in float64."""
-    W = (np.asarray(B.pairs, np.float64) * np.asarray(B.scale, np.float64)[:, None]).T
-    return float(B.theta) * np.eye(len(W)) - W @ np.asarray(M(B), np.float64) @ W.T
+    return float(B.theta) * np.eye(width(B)) - W(B) @ np.asarray(M(B), np.float64) @ W(B).T
 
 
 def places(kept, m, stored):

@@ -188,3 +188,15 @@ def more_thuente_functions():
         "5.4 left": yanai(0.01, 0.001),
         "5.4 right": yanai(0.001, 0.01),
     }
+
+
+# Free sets.
+
+
+def free_sets(rng, n):
+    """None, one, all of the variables, and some."""
+    yield np.zeros(n, bool)
+    yield np.arange(n) == rng.integers(n)
+    yield np.ones(n, bool)
+    for share in (0.3, 0.5, 0.8):
+        yield rng.random(n) < share

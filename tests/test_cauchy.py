@@ -9,12 +9,14 @@ import pytest
 
 from jaxlbfgsb.box import Box
 from jaxlbfgsb.cauchy import CHUNK, WALKED, generalized_cauchy_point
+from jaxlbfgsb.kernel import FEW_VARIABLES
 
 find = jax.jit(generalized_cauchy_point)
 find_all = jax.jit(jax.vmap(generalized_cauchy_point))
 
 
 LARGE = 2 * CHUNK + WALKED + 2
+MANY = FEW_VARIABLES + 1
 
 
 def tolerance(dtype):
@@ -61,10 +63,10 @@ def random_problem(rng, n, dtype, ties=False, width=None):
     return np.clip(x, l, u), g, l, u
 
 
-def check(problem, kept, pairs, dtype):
+def check(problem, kept, pairs, dtype, form="compact"):
     """Compare with the oracle; the number of breakpoints crossed."""
     x, g, l, u = problem
-    B = histories.compact(kept)
+    B = histories.FORMS[form](kept)
     got = find(*map(jnp.asarray, (x, g)), Box(*map(jnp.asarray, (l, u))), B)
     xc, c, free = map(np.asarray, got)
     dense = oracles.bfgs_matrix(pairs, len(x))
@@ -73,7 +75,7 @@ def check(problem, kept, pairs, dtype):
     assert xc.dtype == c.dtype == dtype
     scale = max(1.0, t_end * np.abs(g).max())
     np.testing.assert_allclose(xc, exact, atol=tolerance(dtype) * scale, rtol=0)
-    rows = np.asarray(B.pairs, np.float64) * np.asarray(B.scale, np.float64)[:, None]
+    rows = histories.W(B).T
     sizes = np.abs(rows) @ np.abs(exact - x) + 1
     assert (np.abs(c - rows @ (exact - x)) <= tolerance(dtype) * sizes * scale).all()
 
@@ -87,16 +89,25 @@ def check(problem, kept, pairs, dtype):
 
 
 @pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
-@pytest.mark.parametrize(("n", "m"), [(1, 1), (4, 5), (16, 3), (60, 3)])
-def test_random_boxes(n, m, ties, dtype):
+@pytest.mark.parametrize(
+    ("n", "m", "form"),
+    [
+        (1, 1, "compact"),
+        (4, 5, "dense"),
+        (16, 3, "dense"),
+        (60, 3, "compact"),
+        (MANY, 3, "compact"),
+    ],
+)
+def test_random_boxes(n, m, form, ties, dtype):
     rng = np.random.default_rng([n, m, ties])
     crossed = []
     for kept, pairs in histories_of_every_kind(rng, n, m, dtype):
         for _ in range(20):
-            crossed.append(check(random_problem(rng, n, dtype, ties), kept, pairs, dtype))
+            crossed.append(check(random_problem(rng, n, dtype, ties), kept, pairs, dtype, form))
     assert min(crossed) < min(n / 4, WALKED)
     assert max(crossed) >= 0.4 * n
-    assert sum(k > WALKED for k in crossed) > 20 or n <= WALKED
+    assert sum(k > WALKED for k in crossed) > 20 or n < MANY
 
 
 @pytest.mark.parametrize("stored", [0, 2, 8])
@@ -110,7 +121,7 @@ def test_more_breakpoints_than_a_chunk(stored, dtype):
         assert check(problem, kept, pairs[-m:], dtype) > WALKED + CHUNK
 
 
-@pytest.mark.parametrize("n", [WALKED, WALKED + 1, LARGE])
+@pytest.mark.parametrize("n", [FEW_VARIABLES, MANY, LARGE])
 def test_every_number_of_breakpoints_near_the_switches(n, dtype):
     """With ``B = I`` the minimiser is at t = 1, so that the crossings can be counted out."""
     rng = np.random.default_rng(n)
@@ -131,7 +142,7 @@ def test_every_number_of_breakpoints_near_the_switches(n, dtype):
 
 def test_a_minimiser_at_a_breakpoint_crosses_it(dtype):
     """Equality goes on: the variable is then on its bound, and active."""
-    for n in (WALKED, WALKED + 1):
+    for n in (FEW_VARIABLES, MANY):
         x, g = jnp.zeros(n, dtype), jnp.ones(n, dtype)
         l = jnp.full(n, -2, dtype).at[n - 1].set(-1)
         B = histories.compact(histories.empty(n, 3, np.dtype(dtype)))
@@ -159,7 +170,7 @@ def test_breakpoints_a_rounding_error_away_stay_in_the_box(dtype):
 
 
 def test_all_breakpoints_equal(dtype):
-    for n in (WALKED, WALKED + 1, LARGE):
+    for n in (FEW_VARIABLES, MANY, LARGE):
         x, g = jnp.zeros(n, dtype), -jnp.ones(n, dtype)
         for bound, all_met in ((0.25, True), (1.0, True), (1.5, False)):
             u = jnp.full(n, bound, dtype)
@@ -204,7 +215,7 @@ def test_infinite_bounds_everywhere(dtype):
         assert check((x, g, -infinite, infinite), kept, pairs[-m:], dtype) == 0
 
 
-@pytest.mark.parametrize(("n", "m"), [(16, 3), (60, 3)])
+@pytest.mark.parametrize(("n", "m"), [(16, 3), (MANY, 3)])
 def test_lanes_of_a_batch_agree_with_single_problems(n, m, dtype):
     rng = np.random.default_rng([n, m])
     problems, matrices = [], []

@@ -14,7 +14,7 @@ import scipy.optimize
 from cases import MORE_CASES, USER_CASES, rosen
 from scipy.special import expit
 
-from jaxlbfgsb import AskTell, Reason, core, fmin_l_bfgs_b, memory, minimize
+from jaxlbfgsb import AskTell, Reason, core, fmin_l_bfgs_b, minimize
 from jaxlbfgsb.box import Box
 
 DTYPES = [np.float64, np.float32]
@@ -255,9 +255,7 @@ def test_secant_equation_beyond_m_updates():  # [jaxopt 620]
 
     @jax.jit
     def dense(pairs):
-        B = memory.compact(pairs)
-        W = B.pairs.T * B.scale
-        return B.theta * jnp.eye(n) - W @ memory.M_times(B, W.T)
+        return model.dense(pairs).matrix
 
     state = core.init(jnp.array([-1.2, 1.0] * 3), box, m)
     updates = 0

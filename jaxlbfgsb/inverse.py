@@ -1,0 +1,153 @@
+"""The inverse ``H`` of ``B`` on all variables: one product for the solver, an operator for users.
+
+Notation: ``g = 1 / theta``; ``S, Y`` the pairs; ``R`` the part of ``S'Y`` on and above
+the diagonal by age, oldest first; ``D`` its diagonal.  Byrd, Nocedal and Schnabel (1994),
+(3.1): ``H = g I + [S, g Y] N [S, g Y]'``.  Newest first, ``R`` is lower triangular.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlbfgsb import small
+from jaxlbfgsb.kernel import kernel_within
+from jaxlbfgsb.memory import Memory, ages, dot
+from jaxlbfgsb.types import Ages, Coefficients, Integer, MiddleMatrix, Scalar, Vector
+
+
+def inverse_times(memory: Memory, v: Vector) -> Vector:
+    """``H v``: two passes over the history."""
+    with_v = dot(memory.pairs, v)
+    small_part = kernel_within(_coefficients, v.shape[0])
+    c = small_part(memory.products, memory.theta, memory.place, memory.count, with_v)
+    return v / memory.theta + dot(c, memory.pairs)
+
+
+def _coefficients(
+    products: MiddleMatrix, theta: Scalar, place: Integer, count: Integer, with_v: Coefficients
+) -> Coefficients:
+    """The combination of the pairs that ``H v - g v`` is, given their products with v."""
+    m = products.shape[0] // 2
+    R, middle, newest_first, used = _factors(products, theta, place, count)
+    Yv = jnp.where(used, with_v[newest_first], 0)
+    Sv = jnp.where(used, with_v[m + newest_first], 0)
+    a = small.solve_lower(R, Sv[:, None])[:, 0]
+    b = small.solve_lower_transposed(R, (dot(middle, a) - Yv / theta)[:, None])[:, 0]
+    age = ages(place, m)
+    return jnp.concatenate([-a[age] / theta, b[age]])
+
+
+def _factors(
+    products: MiddleMatrix, theta: Scalar, place: Integer, count: Integer
+) -> tuple[jax.Array, jax.Array, Ages, jax.Array]:
+    """``R`` and ``D + g Y'Y`` newest first, the places in that order, and which are used.
+
+    In the empty places, which come last, an identity in ``R`` and nothing else.
+    """
+    m = products.shape[0] // 2
+    age = jnp.arange(m, dtype=jnp.int32)
+    newest_first = (place - 1 - age) % m
+    used = age < count
+    both = used[:, None] & used[None, :]
+    rows = products[:, newest_first]
+    sy = jnp.where(both, rows[m + newest_first], 0)
+    yy = jnp.where(both, rows[newest_first], 0)
+    is_diagonal = age[:, None] == age[None, :]
+    R = jnp.where(age[:, None] >= age[None, :], sy, 0) + (is_diagonal & ~used)
+    return R, jnp.where(is_diagonal, sy, 0) + yy / theta, newest_first, used
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class InverseHessian:
+    """The limited-memory BFGS estimate of the inverse Hessian at the solution.
+
+    Of the function without its bounds, in the raveled variables (all leaves of x one
+    after the other).  It satisfies the secant equation of the newest pair,
+    ``H y = s``, to rounding.  A pytree; works under `jit` and `vmap`.
+
+    Notes
+    -----
+    The compact form of Byrd, Nocedal and Schnabel (1994), (3.1):
+    ``H = g I + [S, g Y] N [S, g Y]'`` with ``g = 1 / theta``.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from jaxlbfgsb import minimize
+    >>> result = minimize(lambda x: 2 * x @ x, jnp.array([1.0, 2.0]))
+    >>> (result.hess_inv @ jnp.array([4.0, 8.0])).round(3).tolist()
+    [1.0, 2.0]
+    """
+
+    memory: Memory
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        n = self.memory.pairs.shape[-1]
+        return n, n
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.memory.pairs.dtype)
+
+    @property
+    def n_corrs(self) -> Any:
+        """Pairs stored, an int32 scalar, at most `maxcor`."""
+        return self.memory.count
+
+    @property
+    def s(self) -> jax.Array:
+        """Steps, shape (maxcor, n), oldest first; zero rows in front of them if fewer."""
+        return self._oldest_first()[0]
+
+    @property
+    def y(self) -> jax.Array:
+        """Differences of gradients, shape (maxcor, n), in the order of `s`."""
+        return self._oldest_first()[1]
+
+    def _oldest_first(self) -> tuple[jax.Array, jax.Array]:
+        m = self.memory.pairs.shape[-2] // 2
+        place = (self.memory.place + jnp.arange(m, dtype=jnp.int32)) % m
+        used = (jnp.arange(m) >= m - self.memory.count)[:, None]
+        return (
+            jnp.where(used, self.memory.pairs[m + place], 0),
+            jnp.where(used, self.memory.pairs[place], 0),
+        )
+
+    def __matmul__(self, v: Any) -> jax.Array:
+        """``H v`` for a raveled v of shape (n,) or a matrix of shape (n, k)."""
+        v = jnp.asarray(v, self.memory.pairs.dtype)
+        if v.ndim not in (1, 2) or v.shape[0] != self.shape[0]:
+            raise ValueError(
+                f"The operator has shape {self.shape}; it was given an array of shape {v.shape}. "
+                "Ravel a pytree first, with jax.flatten_util.ravel_pytree."
+            )
+        if v.ndim == 1:
+            return inverse_times(self.memory, v)
+        return jax.vmap(inverse_times, in_axes=(None, 1), out_axes=1)(self.memory, v)
+
+    def todense(self) -> jax.Array:
+        """The matrix, shape (n, n)."""
+        return self @ jnp.eye(self.shape[0], dtype=self.memory.pairs.dtype)
+
+    def diagonal(self) -> jax.Array:
+        """The diagonal, shape (n,), without the matrix."""
+        memory = self.memory
+        m = memory.pairs.shape[-2] // 2
+        R, middle, newest_first, used = _factors(
+            memory.products, memory.theta, memory.place, memory.count
+        )
+        S = jnp.where(used[:, None], memory.pairs[m + newest_first], 0)
+        Y = jnp.where(used[:, None], memory.pairs[newest_first], 0)
+        P = small.solve_lower(R, S)
+        g = 1 / memory.theta
+        return g + jnp.sum(P * dot(middle, P), axis=0) - 2 * g * jnp.sum(P * Y, axis=0)
+
+    def __repr__(self) -> str:
+        return f"<InverseHessian of shape {self.shape}, dtype {self.dtype}>"

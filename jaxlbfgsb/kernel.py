@@ -1,0 +1,128 @@
+"""One native kernel for a whole function, on CPU.
+
+XLA runs a program on CPU as a chain of kernels, and each link costs about as much as a
+small solver's whole step.  A call that carries the two attributes below is compiled into
+one kernel instead, loops and branches included: what XLA does by itself for loops that
+touch less than a kilobyte.  An XLA that does not know them ignores them.
+
+Inside there can be no call of a library: no sort, FFT, LAPACK, scatter of many places, and
+no product or sum so large that XLA hands it to its library of microkernels.
+`fits_one_kernel` tells what is sure to compile; `small.py` is algebra that does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import jax
+from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from jaxlbfgsb.packing import Packed, Packing
+
+_Out = TypeVar("_Out")
+
+FEW_VARIABLES = 256
+"""Up to so many, one kernel on one core is faster than XLA's products on all."""
+LARGEST_ARRAY = 4096
+"""From this many elements on XLA gives sums to its library."""
+LARGEST_PRODUCT = 8
+"""So it does with products of two matrices of this size."""
+
+_ELEMENTWISE = (
+    "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil "
+    "clamp copy copy_p cos cosh convert_element_type digamma div eq erf erf_inv erfc "
+    "exp exp2 expm1 floor ge gt igamma igamma_grad_a igammac integer_pow is_finite le lgamma "
+    "log log1p logistic lt max min mul ne neg nextafter not or polygamma population_count pow "
+    "regularized_incomplete_beta rem round rsqrt select_n shift_left shift_right_arithmetic "
+    "shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor zeta"
+).split()
+_STRUCTURAL = (
+    "argmax argmin broadcast_in_dim concatenate cumlogsumexp cummax cummin cumprod cumsum "
+    "dynamic_slice dynamic_update_slice expand_dims gather iota pad reduce_and reduce_max "
+    "reduce_min reduce_or reduce_prod reduce_sum reshape rev slice split squeeze transpose"
+).split()
+_COMPOUND = (
+    "closed_call cond core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr jit pjit "
+    "remat remat2 checkpoint scan while"
+).split()
+_KNOWN = frozenset((*_ELEMENTWISE, *_STRUCTURAL, *_COMPOUND, "dot_general"))
+
+
+def one_kernel(function: Callable[..., _Out]) -> Callable[..., _Out]:
+    """`function`, compiled into one kernel on CPU and as it stands elsewhere.
+
+    It takes and returns pytrees of arrays.
+    """
+
+    # XLA fails on a kernel with an argument that nothing in it uses, and what is used is
+    # known only after its simplifications.  So all arguments go in two arrays, and barriers
+    # hide from it where these come from.
+    def call(*args: Any) -> _Out:
+        packing = Packing(args)
+
+        @jax.jit
+        def compiled(packed: Packed) -> _Out:
+            return function(*packing.unpack(packed))
+
+        def marked(*args: Any) -> _Out:
+            packed = lax.optimization_barrier(packing.pack(args))
+            return set_xla_metadata(compiled(packed), xla_cpu_small_call="true", inlineable="false")
+
+        return lax.platform_dependent(*args, cpu=marked, default=function)
+
+    return call
+
+
+def kernel_within(function: Callable[..., _Out], n: int) -> Callable[..., _Out]:
+    """`one_kernel` where the step in n variables is not one kernel already."""
+    return function if n <= FEW_VARIABLES else one_kernel(function)
+
+
+def fits_one_kernel(closed: ClosedJaxpr) -> bool:
+    """True if XLA is sure to compile this program inside of a kernel."""
+    return all(_fits(eqn) for eqn in _equations(closed.jaxpr))
+
+
+def _equations(jaxpr: Jaxpr) -> Iterator[Any]:
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for param in jax.tree.leaves(
+            list(eqn.params.values()), is_leaf=lambda p: isinstance(p, Jaxpr | ClosedJaxpr)
+        ):
+            if isinstance(param, ClosedJaxpr):
+                yield from _equations(param.jaxpr)
+            elif isinstance(param, Jaxpr):
+                yield from _equations(param)
+
+
+def _fits(eqn: Any) -> bool:
+    name = eqn.primitive.name
+    shapes = [getattr(v.aval, "shape", ()) for v in (*eqn.invars, *eqn.outvars)]
+    if name not in _KNOWN or max(map(math.prod, shapes), default=0) >= LARGEST_ARRAY:
+        return False
+    if not all(_is_plain(v.aval.dtype) for v in (*eqn.invars, *eqn.outvars)):
+        return False
+    if name == "dot_general":
+        return _is_small_product(eqn)
+    if name == "reduce_sum":  # of a product of matrices, perhaps
+        return len(shapes[-1]) <= 1 or max(shapes[0], default=0) < LARGEST_PRODUCT
+    return True
+
+
+def _is_plain(dtype: Any) -> bool:
+    """Numbers that the processor has; neither half precision nor keys."""
+    return dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize >= 4)
+
+
+def _is_small_product(eqn: Any) -> bool:
+    """A product with a vector, or of small matrices; none in a batch."""
+    (contracted, _), (batch, _) = eqn.params["dimension_numbers"]
+    lhs, rhs = (v.aval.shape for v in eqn.invars)
+    rows = math.prod(lhs) // math.prod(lhs[i] for i in contracted)
+    columns = math.prod(rhs) // math.prod(lhs[i] for i in contracted)
+    is_vector = 1 in (rows, columns) and not batch
+    return is_vector or max((*lhs, *rhs), default=0) < LARGEST_PRODUCT

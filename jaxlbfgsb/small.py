@@ -1,0 +1,110 @@
+"""Algebra of matrices of a few rows, as loops that a compiler keeps inside one kernel.
+
+LAPACK and the library products of XLA are calls, and a call can't stand inside a kernel
+(see `kernel.py`).  For some 20 rows a loop over the columns is as fast.  On other
+backends, where each step of a loop is a launch, the library is used.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxlbfgsb.types import AnyMatrix, SquareMatrix
+
+
+def product(A: AnyMatrix, B: AnyMatrix) -> AnyMatrix:
+    """``A B`` in the full precision of the dtype."""
+    return lax.platform_dependent(A, B, cpu=_product_by_terms, default=_library_product)
+
+
+def cholesky(A: SquareMatrix) -> SquareMatrix:
+    """The lower triangular C with ``C C' = A``; NaN where A is not positive definite."""
+    return lax.platform_dependent(A, cpu=_cholesky_by_columns, default=_library_cholesky)
+
+
+def solve_lower(C: SquareMatrix, B: AnyMatrix) -> AnyMatrix:
+    """``inv(C) B`` for a lower triangular C."""
+    return lax.platform_dependent(C, B, cpu=_substitute, default=_library_solve)
+
+
+def solve_lower_transposed(C: SquareMatrix, B: AnyMatrix) -> AnyMatrix:
+    """``inv(C') B`` for a lower triangular C."""
+    return lax.platform_dependent(C, B, cpu=_substitute_back, default=_library_solve_transposed)
+
+
+def _library_product(A: jax.Array, B: jax.Array) -> jax.Array:
+    return jnp.dot(A, B, precision=lax.Precision.HIGHEST)
+
+
+def _library_cholesky(A: jax.Array) -> jax.Array:
+    return lax.linalg.cholesky(A, symmetrize_input=False)
+
+
+def _library_solve(C: jax.Array, B: jax.Array) -> jax.Array:
+    return lax.linalg.triangular_solve(C, B, left_side=True, lower=True)
+
+
+def _library_solve_transposed(C: jax.Array, B: jax.Array) -> jax.Array:
+    return lax.linalg.triangular_solve(C, B, left_side=True, lower=True, transpose_a=True)
+
+
+def _entry(v: jax.Array, i: jax.Array) -> jax.Array:
+    return lax.dynamic_index_in_dim(v, i, keepdims=False)
+
+
+def _row(A: jax.Array, i: jax.Array) -> jax.Array:
+    return lax.dynamic_index_in_dim(A, i, keepdims=False)
+
+
+def _column(A: jax.Array, j: jax.Array) -> jax.Array:
+    return lax.dynamic_index_in_dim(A, j, axis=1, keepdims=False)
+
+
+def _product_by_terms(A: jax.Array, B: jax.Array) -> jax.Array:
+    """The sum of the outer products of the columns of A and the rows of B."""
+
+    def add(k: jax.Array, total: jax.Array) -> jax.Array:
+        return total + _column(A, k)[:, None] * _row(B, k)[None, :]
+
+    return lax.fori_loop(0, A.shape[1], add, jnp.zeros((A.shape[0], B.shape[1]), A.dtype))
+
+
+def _cholesky_by_columns(A: jax.Array) -> jax.Array:
+    index = jnp.arange(A.shape[0])
+
+    def eliminate(j: jax.Array, A: jax.Array) -> jax.Array:
+        column = _column(A, j)
+        pivot = jnp.sqrt(_entry(column, j))
+        below = jnp.where(index > j, column / pivot, 0)
+        done = jnp.where(index == j, pivot, below)
+        return jnp.where(index == j, done[:, None], A - below[:, None] * below[None, :])
+
+    return lax.fori_loop(0, A.shape[0], eliminate, A)
+
+
+def _substitute(C: jax.Array, B: jax.Array) -> jax.Array:
+    index = jnp.arange(C.shape[0])
+
+    def eliminate(j: jax.Array, X: jax.Array) -> jax.Array:
+        column = _column(C, j)
+        x = _row(X, j) / _entry(column, j)
+        X = X - jnp.where(index > j, column, 0)[:, None] * x[None, :]
+        return lax.dynamic_update_index_in_dim(X, x, j, 0)
+
+    return lax.fori_loop(0, C.shape[0], eliminate, B)
+
+
+def _substitute_back(C: jax.Array, B: jax.Array) -> jax.Array:
+    last = C.shape[0] - 1
+    index = jnp.arange(C.shape[0])
+
+    def eliminate(k: jax.Array, X: jax.Array) -> jax.Array:
+        j = last - k
+        row = _row(C, j)
+        x = _row(X, j) / _entry(row, j)
+        X = X - jnp.where(index < j, row, 0)[:, None] * x[None, :]
+        return lax.dynamic_update_index_in_dim(X, x, j, 0)
+
+    return lax.fori_loop(0, C.shape[0], eliminate, B)
