@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxlbfgsb.box import Box
 from jaxlbfgsb.core import Event, Options, Phase, State, advance, halt, init
-from jaxlbfgsb.kernel import FEW_VARIABLES, one_kernel
+from jaxlbfgsb.kernel import one_kernel, whole_step_is_one_kernel
 from jaxlbfgsb.options import checked_maxcor, checked_options, strict_options
 from jaxlbfgsb.packing import Packed, Packing
 from jaxlbfgsb.precision import precision_of
@@ -51,8 +51,9 @@ def _advance(
     options: Options,
     evaluations: jax.Array,
 ) -> Packed:
-    step = one_kernel(advance) if gradient.size <= FEW_VARIABLES else advance
-    return _pack(step(_unpack(packed), value, gradient, box, options, evaluations))
+    state = _unpack(packed)
+    step = one_kernel(advance) if whole_step_is_one_kernel(*state.memory.pairs.shape) else advance
+    return _pack(step(state, value, gradient, box, options, evaluations))
 
 
 @jax.jit

@@ -46,6 +46,7 @@ from jaxlbfgsb.box import (
     projected_gradient,
 )
 from jaxlbfgsb.direction import new_direction
+from jaxlbfgsb.kernel import part_kernel
 from jaxlbfgsb.line_search import LineSearch
 from jaxlbfgsb.memory import Memory
 from jaxlbfgsb.status import Reason, scipy_statuses
@@ -223,51 +224,93 @@ def advance_running(
     evaluations: Integer | int = 1,
 ) -> State:
     """`advance` for a run that is known not to be DONE, as in a loop that ends there."""
-    state = state._replace(nfev=state.nfev + evaluations)
+    shape = state.memory.pairs.shape
+    taken = part_kernel(_take, *shape)(
+        state, value, gradient, box, options, jnp.asarray(evaluations)
+    )
+    moved = taken.moved
+    xhat, forgets = lax.cond(
+        taken.turns,
+        lambda: new_direction(moved.x, moved.gradient, box, moved.memory),
+        lambda: (state.xhat, jnp.zeros_like(taken.turns)),
+    )
+    return part_kernel(_turn, *shape)(taken, xhat, forgets, box)
+
+
+class _Taken(NamedTuple):
+    """What an evaluation came to."""
+
+    moved: State
+    """At the new iterate, if there is one; its search is that of the next trial."""
+    turns: Boolean
+    """A new direction is wanted."""
+    next_trial: Vector
+    """Without one."""
+
+
+def _take(
+    state: State,
+    value: Scalar,
+    gradient: Vector,
+    box: Box,
+    options: Options,
+    evaluations: Integer,
+) -> _Taken:
+    """Judge the trial, and where it is accepted move, test and remember."""
+    state = state._replace(nfev=state.nfev + evaluations.astype(jnp.int32))
     slope = memory.dot(gradient, state.xhat - state.x)
     verdict = _judge(state, value, slope, box, options)
-    moves = verdict.accepts & (state.phase != Phase.START)
+    starts = state.phase == Phase.START
+    moves = verdict.accepts & ~starts
     moved = _move(state, verdict, value, gradient, box)
     reason = _test(state, moved, verdict, options)
     pairs, curvature = _remember(state, moves, value, gradient, slope)
     pairs = _forget_where(verdict.restarts | _is_doubtful(state, moved, moves, options), pairs)
-    turns = (verdict.accepts | verdict.restarts) & (reason == Reason.NOT_FINISHED)
 
-    xhat, forgets = lax.cond(
-        turns,
-        lambda: new_direction(moved.x, moved.gradient, box, pairs),
-        lambda: (state.xhat, jnp.zeros_like(turns)),
+    event = jnp.where(verdict.restarts, Event.RESTARTED, Event.TRIAL)
+    event = jnp.where(starts, Event.STARTED, event)
+    moved = moved._replace(
+        memory=pairs,
+        search=verdict.search,
+        good_step=verdict.good_step,
+        good_value=verdict.good_value,
+        curvature=curvature,
+        event=jnp.where(moves, Event.ACCEPTED, event).astype(jnp.int32),
+        reason=reason.astype(jnp.int32),
+        pending=verdict.pending,
+        rises=verdict.rises,
+        settling=verdict.settles,
     )
+    turns = (verdict.accepts | verdict.restarts) & (reason == Reason.NOT_FINISHED)
+    return _Taken(moved, turns, verdict.next_trial)
+
+
+def _turn(taken: _Taken, xhat: Vector, forgets: Boolean, box: Box) -> State:
+    """Search towards xhat where a new direction was wanted; the end of the call."""
+    moved, turns, next_trial = taken
     opened, first_trial = _open_search(moved, xhat, box)
     stuck = turns & (~(opened.initial_slope < 0) | jnp.all(first_trial == moved.x))
     stuck_reason = jnp.where(
         moved.capped > 0,
         Reason.UNBOUNDED,
-        _noise_reason(moved.x, moved.value, moved.pg_norm, curvature, state.decrement),
+        _noise_reason(moved.x, moved.value, moved.pg_norm, moved.curvature, moved.decrement),
     )
-    reason = jnp.where(stuck, stuck_reason, reason).astype(jnp.int32)
-
+    reason = jnp.where(stuck, stuck_reason, moved.reason).astype(jnp.int32)
     stops = reason != Reason.NOT_FINISHED
-    event = jnp.where(verdict.restarts, Event.RESTARTED, Event.TRIAL)
-    event = jnp.where(state.phase == Phase.START, Event.STARTED, event)
-    event = jnp.where(moves, Event.ACCEPTED, jnp.where(stops, Event.STOPPED, event))
+    stopped = stops & (moved.event != Event.ACCEPTED)
+    foretold = turns & (moved.memory.count > 0) & ~forgets
     return moved._replace(
-        trial=jnp.where(turns, first_trial, verdict.next_trial),
+        trial=jnp.where(turns, first_trial, next_trial),
         xhat=xhat,
-        memory=_forget_where(forgets, pairs),
-        search=_pick(turns, opened, verdict.search),
-        good_step=jnp.where(turns, 0, verdict.good_step),
-        good_value=jnp.where(turns, jnp.inf, verdict.good_value),
-        decrement=jnp.where(
-            turns & (pairs.count > 0) & ~forgets, -opened.initial_slope, state.decrement
-        ),
-        curvature=curvature,
+        memory=_forget_where(forgets, moved.memory),
+        search=_pick(turns, opened, moved.search),
+        good_step=jnp.where(turns, 0, moved.good_step),
+        good_value=jnp.where(turns, jnp.inf, moved.good_value),
+        decrement=jnp.where(foretold, -opened.initial_slope, moved.decrement),
         phase=jnp.where(stops, Phase.DONE, Phase.SEARCH).astype(jnp.int32),
-        event=event.astype(jnp.int32),
+        event=jnp.where(stopped, Event.STOPPED, moved.event).astype(jnp.int32),
         reason=reason,
-        pending=verdict.pending,
-        rises=verdict.rises & ~turns,
-        settling=verdict.settles,
+        rises=moved.rises & ~turns,
     )
 
 

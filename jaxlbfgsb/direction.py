@@ -9,6 +9,7 @@ from jax import lax
 from jaxlbfgsb.box import Box, infinity_norm, is_constrained, project
 from jaxlbfgsb.cauchy import generalized_cauchy_point
 from jaxlbfgsb.inverse import inverse_times
+from jaxlbfgsb.kernel import part_kernel
 from jaxlbfgsb.memory import Memory, dot
 from jaxlbfgsb.model import model
 from jaxlbfgsb.subspace import subspace_minimizer
@@ -42,11 +43,12 @@ def new_direction(x: Vector, g: Vector, box: Box, pairs: Memory) -> tuple[Vector
 
 def _newton_step(x: Vector, g: Vector, pairs: Memory) -> Vector:
     """``x - inv(B) g``: where nothing is bounded, the original starts from x as well."""
-    return x - inverse_times(pairs, g)
+    return x - part_kernel(inverse_times, *pairs.pairs.shape)(pairs, g)
 
 
 def _constrained_step(x: Vector, g: Vector, box: Box, pairs: Memory) -> Vector:
-    B = model(pairs)
-    cauchy = generalized_cauchy_point(x, g, box, B)
-    xhat = subspace_minimizer(x, g, box, B, cauchy)
+    shape = pairs.pairs.shape
+    B = part_kernel(model, *shape)(pairs)
+    cauchy = part_kernel(generalized_cauchy_point, *shape)(x, g, box, B)
+    xhat = part_kernel(subspace_minimizer, *shape)(x, g, box, B, cauchy)
     return jnp.where(jnp.any(cauchy.free), xhat, cauchy.xc)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlbfgsb import small
-from jaxlbfgsb.kernel import kernel_within
+from jaxlbfgsb.kernel import small_kernel
 from jaxlbfgsb.memory import Memory, ages, dot
 from jaxlbfgsb.types import Ages, Coefficients, Integer, MiddleMatrix, Scalar, Vector
 
@@ -23,7 +23,7 @@ from jaxlbfgsb.types import Ages, Coefficients, Integer, MiddleMatrix, Scalar, V
 def inverse_times(memory: Memory, v: Vector) -> Vector:
     """``H v``: two passes over the history."""
     with_v = dot(memory.pairs, v)
-    small_part = kernel_within(_coefficients, v.shape[0])
+    small_part = small_kernel(_coefficients, v.shape[0])
     c = small_part(memory.products, memory.theta, memory.place, memory.count, with_v)
     return v / memory.theta + dot(c, memory.pairs)
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, Jaxpr
@@ -59,27 +60,58 @@ def one_kernel(function: Callable[..., _Out]) -> Callable[..., _Out]:
     """
 
     # XLA fails on a kernel with an argument that nothing in it uses, and what is used is
-    # known only after its simplifications.  So all arguments go in two arrays, and barriers
-    # hide from it where these come from.
+    # known only after its simplifications.  So all arguments go in one array, and a barrier
+    # hides from it what the array holds.
     def call(*args: Any) -> _Out:
         packing = Packing(args)
 
         @jax.jit
-        def compiled(packed: Packed) -> _Out:
-            return function(*packing.unpack(packed))
+        def compiled(numbers: jax.Array) -> _Out:
+            return function(*packing.unpack(_split(numbers, packing)))
 
         def marked(*args: Any) -> _Out:
-            packed = lax.optimization_barrier(packing.pack(args))
-            return set_xla_metadata(compiled(packed), xla_cpu_small_call="true", inlineable="false")
+            numbers = lax.optimization_barrier(_joined(packing.pack(args)))
+            return set_xla_metadata(
+                compiled(numbers), xla_cpu_small_call="true", inlineable="false"
+            )
 
         return lax.platform_dependent(*args, cpu=marked, default=function)
 
     return call
 
 
-def kernel_within(function: Callable[..., _Out], n: int) -> Callable[..., _Out]:
-    """`one_kernel` where the step in n variables is not one kernel already."""
-    return function if n <= FEW_VARIABLES else one_kernel(function)
+def _joined(packed: Packed) -> jax.Array:
+    """One array of all bits; the words are only ever moved, never computed with."""
+    _, floats, words = packed
+    if floats.dtype.itemsize == 8:
+        words = jnp.pad(words, (0, words.size % 2)).reshape(-1, 2)
+    return jnp.concatenate([floats, lax.bitcast_convert_type(words, floats.dtype)])
+
+
+def _split(numbers: jax.Array, packing: Packing[Any]) -> Packed:
+    floats, bits = numbers[: packing.floats], numbers[packing.floats :]
+    words = lax.bitcast_convert_type(bits, jnp.int32).reshape(-1)[: packing.words]
+    return Packed([], floats, words)
+
+
+def whole_step_is_one_kernel(rows: int, n: int) -> bool:
+    """True where n variables and `rows` rows of history are few enough for LLVM."""
+    return n <= rows
+
+
+def part_kernel(function: Callable[..., _Out], rows: int, n: int) -> Callable[..., _Out]:
+    """A kernel for a part of the step in n variables with `rows` rows of history.
+
+    Where the whole step would take LLVM too long, its parts are kernels.  With many
+    variables only `small_kernel` pays.
+    """
+    is_part = not whole_step_is_one_kernel(rows, n) and n <= FEW_VARIABLES
+    return one_kernel(function) if is_part else function
+
+
+def small_kernel(function: Callable[..., _Out], n: int) -> Callable[..., _Out]:
+    """A kernel for algebra of the size of the history, in a step in n variables."""
+    return one_kernel(function) if n > FEW_VARIABLES else function
 
 
 def fits_one_kernel(closed: ClosedJaxpr) -> bool:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxlbfgsb.box import Box
 from jaxlbfgsb.callbacks import Callback, wants_to_stop
 from jaxlbfgsb.core import Event, Options, Phase, State, halt, init, refuse_invalid
-from jaxlbfgsb.kernel import FEW_VARIABLES, one_kernel
+from jaxlbfgsb.kernel import one_kernel, whole_step_is_one_kernel
 from jaxlbfgsb.lanes import lane_by_lane
 from jaxlbfgsb.loop import Objective, run, run_by_kernels
 from jaxlbfgsb.options import checked_maxcor, checked_options, strict_options
@@ -212,7 +212,8 @@ def _solve(
     """The whole solve, for few variables as one kernel or as a loop over two."""
     plain = functools.partial(_solution, program, m, run)
     single: Callable[..., OptimizeResult] = plain
-    if sum(leaf.size for leaf in jax.tree.leaves(x0)) <= FEW_VARIABLES:
+    n = sum(leaf.size for leaf in jax.tree.leaves(x0))
+    if whole_step_is_one_kernel(2 * m, n):
         if program.fits_one_kernel:
             single = one_kernel(plain)
         else:

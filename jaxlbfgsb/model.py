@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlbfgsb import small
-from jaxlbfgsb.kernel import FEW_VARIABLES, kernel_within
+from jaxlbfgsb.kernel import FEW_VARIABLES, small_kernel
 from jaxlbfgsb.memory import Memory, ages, dot
 from jaxlbfgsb.types import (
     Coefficients,
@@ -139,14 +139,14 @@ class Compact(NamedTuple):
         The inverse of ``theta I - Z'W M W'Z`` is ``I / theta + Z'W inv(K) W'Z / theta^2``.
         """
         r = jnp.where(free, r, 0)
-        solve = kernel_within(solve_K, r.shape[0])
+        solve = small_kernel(solve_K, r.shape[0])
         v = solve(self.memory, products_by_side(self.memory, free), self.W_transposed_times(r))
         return jnp.where(free, (r + self.W_times(v) / self.theta) / self.theta, 0)
 
 
 def compact(memory: Memory) -> Compact:
     """The compact form of the pairs in use; NaN where a factorisation breaks down."""
-    middle = kernel_within(_middle, memory.pairs.shape[1])
+    middle = small_kernel(_middle, memory.pairs.shape[1])
     scale, P, invD = middle(memory.products, memory.theta, memory.place, memory.count)
     return Compact(memory=memory, scale=scale, P=P, invD=invD)
 

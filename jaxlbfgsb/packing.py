@@ -30,6 +30,11 @@ class Packing(Generic[_Tree]):
         A pytree of arrays, or of their shapes and dtypes.
     scalars_only
         True to leave arrays with axes by themselves: nothing large is copied then.
+
+    Attributes
+    ----------
+    floats, words
+        The lengths of the two arrays of a `Packed`.
     """
 
     def __init__(self, example: _Tree, scalars_only: bool = False) -> None:
@@ -38,11 +43,19 @@ class Packing(Generic[_Tree]):
         real = [leaf.dtype for leaf in self.leaves if leaf.dtype.kind == "f"]
         self.dtype = real[0] if real else np.dtype(np.float32)
         self.kinds = [self._kind(leaf, scalars_only) for leaf in self.leaves]
+        sizes = [self._size(*both) for both in zip(self.leaves, self.kinds, strict=True)]
+        self.floats, self.words = (
+            sum(size for size, kind in zip(sizes, self.kinds, strict=True) if kind == name)
+            for name in ("floats", "words")
+        )
 
     def _kind(self, leaf: jax.ShapeDtypeStruct, scalars_only: bool) -> str:
         if scalars_only and leaf.ndim:
             return "arrays"
         return "floats" if leaf.dtype == self.dtype else "words"
+
+    def _size(self, leaf: jax.ShapeDtypeStruct, kind: str) -> int:
+        return leaf.size * (2 if kind == "words" and leaf.dtype.itemsize == 8 else 1)
 
     def pack(self, tree: _Tree) -> Packed:
         parts: dict[str, list[jax.Array]] = {"arrays": [], "floats": [], "words": []}
@@ -62,7 +75,7 @@ class Packing(Generic[_Tree]):
             if kind == "arrays":
                 leaves.append(next(arrays))
                 continue
-            size = leaf.size * (1 if kind == "floats" else _words_each(leaf.dtype))
+            size = self._size(leaf, kind)
             part = getattr(packed, kind)[used[kind] : used[kind] + size]
             used[kind] += size
             if kind == "words":
@@ -78,10 +91,6 @@ class Packing(Generic[_Tree]):
 
 def _joined(parts: list[jax.Array], dtype: np.dtype) -> jax.Array:
     return jnp.concatenate(parts) if parts else jnp.zeros(0, dtype)
-
-
-def _words_each(dtype: Any) -> int:
-    return 2 if dtype.itemsize == 8 else 1
 
 
 def _to_words(leaf: jax.Array) -> jax.Array:

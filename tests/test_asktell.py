@@ -36,7 +36,7 @@ def test_it_is_the_run_of_minimize(dtype):
     assert len(points) == told.nfev
     assert told.x.dtype == dtype
     assert (told.nit, told.nfev, told.reason) == (compiled.nit, compiled.nfev, compiled.reason)
-    np.testing.assert_allclose(told.x, compiled.x, rtol=1e-5)
+    np.testing.assert_allclose(told.x, compiled.x, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(told.active, compiled.active)
 
 
