@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxlbfgsb import small
 from jaxlbfgsb.kernel import small_kernel
@@ -21,7 +22,40 @@ from jaxlbfgsb.types import Ages, Coefficients, Integer, MiddleMatrix, Scalar, V
 
 
 def inverse_times(memory: Memory, v: Vector) -> Vector:
-    """``H v``: two passes over the history."""
+    """``H v``."""
+    rows, n = memory.pairs.shape
+    return _two_loops(memory, v) if n <= rows // 2 else _compact_inverse_times(memory, v)
+
+
+def _two_loops(memory: Memory, v: Vector) -> Vector:
+    """The recursion of Nocedal (1980): least work where a pair is a few numbers."""
+    m = memory.pairs.shape[0] // 2
+
+    def pair(place: Integer) -> tuple[Vector, Vector, Scalar]:
+        y = lax.dynamic_index_in_dim(memory.pairs, place, keepdims=False)
+        s = lax.dynamic_index_in_dim(memory.pairs, m + place, keepdims=False)
+        return s, y, lax.dynamic_slice(memory.products, (m + place, place), (1, 1))[0, 0]
+
+    def newest_to_oldest(age: Integer, carry: tuple[Vector, Vector]) -> tuple[Vector, Vector]:
+        q, alphas = carry
+        place = (memory.place - 1 - age) % m
+        s, y, sy = pair(place)
+        alpha = dot(s, q) / sy
+        return q - alpha * y, lax.dynamic_update_index_in_dim(alphas, alpha, place, 0)
+
+    def oldest_to_newest(order: Integer, r: Vector) -> Vector:
+        place = (memory.place - memory.count + order) % m
+        s, y, sy = pair(place)
+        alpha = lax.dynamic_index_in_dim(alphas, place, keepdims=False)
+        return r + (alpha - dot(y, r) / sy) * s
+
+    start = (v, jnp.zeros(m, v.dtype))
+    q, alphas = lax.fori_loop(0, memory.count, newest_to_oldest, start)
+    return lax.fori_loop(0, memory.count, oldest_to_newest, q / memory.theta)
+
+
+def _compact_inverse_times(memory: Memory, v: Vector) -> Vector:
+    """Two passes over the history: least work where a pair is long."""
     with_v = dot(memory.pairs, v)
     small_part = small_kernel(_coefficients, v.shape[0])
     c = small_part(memory.products, memory.theta, memory.place, memory.count, with_v)

@@ -75,11 +75,10 @@ def update(memory: Memory, s: Vector, y: Vector, sy: Scalar, store: Boolean) -> 
     """
     m = memory.pairs.shape[0] // 2
     place = memory.place
-    old_y = lax.dynamic_index_in_dim(memory.pairs, place, keepdims=False)
-    old_s = lax.dynamic_index_in_dim(memory.pairs, m + place, keepdims=False)
     pairs = memory.pairs
-    pairs = lax.dynamic_update_index_in_dim(pairs, jnp.where(store, y, old_y), place, 0)
-    pairs = lax.dynamic_update_index_in_dim(pairs, jnp.where(store, s, old_s), m + place, 0)
+    for row, index in ((y, place), (s, m + place)):
+        old = lax.dynamic_index_in_dim(pairs, index, keepdims=False)
+        pairs = lax.dynamic_update_index_in_dim(pairs, jnp.where(store, row, old), index, 0)
 
     with_y, with_s = dot(pairs, y), dot(pairs, s)
     with_y = lax.dynamic_update_index_in_dim(with_y, sy, m + place, 0)
@@ -87,7 +86,7 @@ def update(memory: Memory, s: Vector, y: Vector, sy: Scalar, store: Boolean) -> 
     yy = lax.dynamic_index_in_dim(with_y, place, keepdims=False)
     products = memory.products
     for column, index in ((with_y, place), (with_s, m + place)):
-        old = lax.dynamic_index_in_dim(memory.products, index, keepdims=False)
+        old = lax.dynamic_index_in_dim(products, index, keepdims=False)
         column = jnp.where(store, column, old)
         products = lax.dynamic_update_index_in_dim(products, column, index, 0)
         products = lax.dynamic_update_index_in_dim(products, column, index, 1)
