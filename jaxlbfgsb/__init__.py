@@ -1,6 +1,7 @@
 """L-BFGS-B for JAX: bound-constrained minimisation, compiled and batched."""
 
 from jaxlbfgsb.asktell import AskTell
+from jaxlbfgsb.batch import minimize_batch
 from jaxlbfgsb.inverse import InverseHessian
 from jaxlbfgsb.minimize import minimize
 from jaxlbfgsb.result import OptimizeResult
@@ -18,5 +19,6 @@ __all__ = [
     "clear_cache",
     "fmin_l_bfgs_b",
     "minimize",
+    "minimize_batch",
     "scipy_method",
 ]

@@ -50,7 +50,13 @@ from jaxlbfgsb.kernel import part_kernel
 from jaxlbfgsb.line_search import LineSearch
 from jaxlbfgsb.memory import Memory
 from jaxlbfgsb.status import Reason, scipy_statuses
-from jaxlbfgsb.stopping import NOISE, gradient_noise, reduction_is_small, value_noise
+from jaxlbfgsb.stopping import (
+    NOISE,
+    gradient_noise,
+    observed_noise,
+    reduction_is_small,
+    value_noise,
+)
 from jaxlbfgsb.types import Boolean, Integer, PyTree, Scalar, Vector
 
 CAPPED_LIMIT = 3
@@ -293,7 +299,7 @@ def _turn(taken: _Taken, xhat: Vector, forgets: Boolean, box: Box) -> State:
     stuck_reason = jnp.where(
         moved.capped > 0,
         Reason.UNBOUNDED,
-        _noise_reason(moved.x, moved.value, moved.pg_norm, moved.curvature, moved.decrement),
+        _noise_reason(moved, value_noise(moved.value)),
     )
     reason = jnp.where(stuck, stuck_reason, moved.reason).astype(jnp.int32)
     stops = reason != Reason.NOT_FINISHED
@@ -364,7 +370,7 @@ def _judge(state: State, value: Scalar, slope: Scalar, box: Box, options: Option
     returns = exhausted & ~restarts & (good_step > 0)
     settles = returns & (good_step != step)
     search = search._replace(step=jnp.where(settles, good_step, search.step))
-    why = _why_search_failed(state, search, rises)
+    why = _why_search_failed(state, search, value, rises)
     why = jnp.where(pending != Reason.NOT_FINISHED, pending, why)
     return _Verdict(
         accepts=accepts | (returns & (good_step == step)),
@@ -414,7 +420,7 @@ def _test(state: State, moved: State, verdict: _Verdict, options: Options) -> In
     gtol = jnp.maximum(options.gtol, options.gtol_rel * moved.pg_norm_at_x0)
     small_reduction = reduction_is_small(state.value, moved.value, options.ftol)
     doubtful = _is_doubtful(state, moved, moves, options)
-    noise = _noise_reason(moved.x, moved.value, moved.pg_norm, state.curvature, state.decrement)
+    noise = _noise_reason(moved, value_noise(moved.value))
     reason = jnp.where(verdict.fails, verdict.failure, Reason.NOT_FINISHED)
     for holds, code in (  # from the last to the first
         (moves & (moved.stalled >= STALLED_LIMIT), noise),
@@ -478,24 +484,25 @@ def _open_search(state: State, xhat: Vector, box: Box) -> tuple[LineSearch, Vect
     return search, point_on_line(x, xhat, step, box)
 
 
-def _noise_reason(
-    x: Vector, value: Scalar, pg_norm: Scalar, curvature: Scalar, decrement: Scalar
-) -> Integer:
+def _noise_reason(state: State, noise: Scalar) -> Integer:
+    """Whether the rounding error of f, `noise`, explains what is left of the gradient."""
+    explained = state.pg_norm <= gradient_noise(state.x, noise, state.curvature)
     return jnp.where(
-        (pg_norm <= gradient_noise(x, value, curvature)) | (decrement <= value_noise(value)),
+        explained | (state.decrement <= noise),
         Reason.NOISE_FLOOR,
         Reason.NOISE_FLOOR_NOT_CONVERGED,
     )
 
 
-def _why_search_failed(state: State, search: LineSearch, rises: Boolean) -> Integer:
+def _why_search_failed(state: State, search: LineSearch, value: Scalar, rises: Boolean) -> Integer:
     """The reason of a search with nothing stored that found no good trial."""
-    noise = value_noise(state.value)
-    below_noise = state.search.step * -state.search.initial_slope <= noise
-    at_floor = _noise_reason(state.x, state.value, state.pg_norm, state.curvature, state.decrement)
+    predicted = state.search.step * state.search.initial_slope
+    noise = observed_noise(state.value, value, predicted)
+    rises = rises & (noise <= value_noise(state.value))
+    at_floor = _noise_reason(state, noise)
     converged = at_floor == Reason.NOISE_FLOOR
     reason = jnp.where(rises, Reason.INCONSISTENT_GRADIENT, Reason.LINE_SEARCH_FAILED)
-    reason = jnp.where(converged | (below_noise & ~rises), at_floor, reason)
+    reason = jnp.where(converged | ((-predicted <= noise) & ~rises), at_floor, reason)
     nowhere_finite = search.nonfinite >= search.evaluations
     return jnp.where(nowhere_finite, Reason.NONFINITE_TRIALS, reason)
 

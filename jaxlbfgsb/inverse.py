@@ -36,7 +36,9 @@ def _two_loops(memory: Memory, v: Vector) -> Vector:
         s = lax.dynamic_index_in_dim(memory.pairs, m + place, keepdims=False)
         return s, y, lax.dynamic_slice(memory.products, (m + place, place), (1, 1))[0, 0]
 
-    def newest_to_oldest(age: Integer, carry: tuple[Vector, Vector]) -> tuple[Vector, Vector]:
+    def newest_to_oldest(
+        age: Integer, carry: tuple[Vector, Coefficients]
+    ) -> tuple[Vector, Coefficients]:
         q, alphas = carry
         place = (memory.place - 1 - age) % m
         s, y, sy = pair(place)

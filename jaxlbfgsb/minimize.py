@@ -134,7 +134,7 @@ def minimize(
         fun, x0, args, Returns(gradient=value_and_grad, aux=has_aux), (lower, upper)
     )
     if callback is None:
-        return _solve(program, m, data, x0, lower, upper, options)
+        return solve(program, m, data, x0, lower, upper, options)
     if is_traced(data, x0, lower, upper, options):
         raise ValueError(
             "callback needs an eager call: under jit, vmap or grad nothing can be called back. "
@@ -143,7 +143,7 @@ def minimize(
     return _solve_with_callback(program, m, data, x0, lower, upper, options, callback)
 
 
-def _begin(
+def begin(
     m: int, data: Data, x0: PyTree, lower: BoundLeaves, upper: BoundLeaves, options: Options
 ) -> tuple[State, Box, Options]:
     vector, _ = raveled(x0)
@@ -153,7 +153,7 @@ def _begin(
     return vary_over(varying_axes(data, vector, box, options), (state, box, options))
 
 
-def _objective(program: Program, data: Data, x0: PyTree) -> Objective:
+def objective(program: Program, data: Data, x0: PyTree) -> Objective:
     """Value and gradient in the raveled variables."""
     vector, unravel = raveled(x0)
 
@@ -167,7 +167,7 @@ def _objective(program: Program, data: Data, x0: PyTree) -> Objective:
     return value_and_grad if program.returns.gradient else jax.value_and_grad(value_only)
 
 
-def _finish(
+def finish(
     program: Program, data: Data, x0: PyTree, state: State, box: Box, options: Options
 ) -> OptimizeResult:
     _, unravel = raveled(x0)
@@ -194,13 +194,13 @@ def _solution(
     upper: BoundLeaves,
     options: Options,
 ) -> OptimizeResult:
-    state, box, options = _begin(m, data, x0, lower, upper, options)
-    state = driver(_objective(program, data, x0), state, box, options)
-    return _finish(program, data, x0, state, box, options)
+    state, box, options = begin(m, data, x0, lower, upper, options)
+    state = driver(objective(program, data, x0), state, box, options)
+    return finish(program, data, x0, state, box, options)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _solve(
+def solve(
     program: Program,
     m: int,
     data: Data,
@@ -221,15 +221,15 @@ def _solve(
     return lane_by_lane(single, plain)(data, x0, lower, upper, options)
 
 
-_begin_compiled = jax.jit(_begin, static_argnums=0)
-_finish_compiled = jax.jit(_finish, static_argnums=0)
+_begin_compiled = jax.jit(begin, static_argnums=0)
+_finish_compiled = jax.jit(finish, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _one_iteration(
     program: Program, data: Data, x0: PyTree, state: State, box: Box, options: Options
 ) -> State:
-    return run(_objective(program, data, x0), state, box, options, one_iteration=True)
+    return run(objective(program, data, x0), state, box, options, one_iteration=True)
 
 
 def _solve_with_callback(

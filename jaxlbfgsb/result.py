@@ -40,7 +40,7 @@ class OptimizeResult:
     nit, nfev
         Iterations, and evaluations of the function with its gradient (int32).
     hess_inv
-        `InverseHessian`.
+        `InverseHessian`; None from `minimize_batch`.
     pg_norm
         The largest entry of the projected gradient in absolute value.
     active
@@ -56,7 +56,7 @@ class OptimizeResult:
     success: Any
     nit: Any
     nfev: Any
-    hess_inv: InverseHessian
+    hess_inv: InverseHessian | None
     pg_norm: Any
     active: PyTree
 

@@ -9,6 +9,8 @@ from jaxlbfgsb.types import Boolean, Scalar, Vector
 
 NOISE = 10
 """The rounding error of f is taken to be this many units in its last place."""
+FOREIGN = 100
+"""A change of f so many times the predicted one has nothing to do with it."""
 
 
 def reduction_is_small(earlier: Scalar, value: Scalar, ftol: Scalar) -> Boolean:
@@ -25,12 +27,25 @@ def value_noise(value: Scalar) -> Scalar:
     return NOISE * np.finfo(value.dtype).eps * jnp.abs(value)
 
 
-def gradient_noise(x: Vector, value: Scalar, curvature: Scalar) -> Scalar:
+def observed_noise(earlier: Scalar, value: Scalar, predicted: Scalar) -> Scalar:
+    """Rounding error of f near a point where a first-order change of `predicted` gave `value`.
+
+    A change a hundred times the predicted one is noise: where terms cancel, it is more than
+    the last places of the sum tell.  At most a hundred times as much, since a function that
+    jumps changes like this too.
+    """
+    least = value_noise(earlier)
+    change = jnp.abs(value - earlier)
+    is_noise = change > FOREIGN * jnp.abs(predicted)
+    return jnp.where(is_noise, jnp.clip(change, least, FOREIGN * least), least)
+
+
+def gradient_noise(x: Vector, noise: Scalar, curvature: Scalar) -> Scalar:
     """The projected gradient that rounding alone can leave.
 
     With ``k`` the curvature last measured along a step and ``e`` the rounding error of
     f: a step that changes f by e has length ``sqrt(2 e / k)`` and changes the gradient
     by ``sqrt(2 e k)``; and x itself is known to ``10 eps max|x|`` only.
     """
-    of_x = NOISE * np.finfo(value.dtype).eps * jnp.max(jnp.abs(x))
-    return jnp.sqrt(2 * curvature * value_noise(value)) + curvature * of_x
+    of_x = NOISE * np.finfo(x.dtype).eps * jnp.max(jnp.abs(x))
+    return jnp.sqrt(2 * curvature * noise) + curvature * of_x

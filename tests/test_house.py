@@ -19,7 +19,7 @@ PACKAGE = ROOT / "jaxlbfgsb"
 ORDER = (  # from the ground up
     "types varying status packing kernel small box memory model inverse cauchy subspace direction "
     "line_search stopping core loop lanes precision pytrees options result closures jaxprs tracing "
-    "callbacks minimize asktell "
+    "callbacks minimize batch asktell "
     "host foreign scipy_bounds scipy_api"
 ).split()
 
@@ -46,7 +46,7 @@ def test_modules_import_only_downward(module):
 
 
 def test_only_run_time_packages_are_imported():
-    allowed = {"jax", "numpy", "scipy", "jaxlbfgsb", "jaxtyping"} | sys.stdlib_module_names
+    allowed = {"jax", "numpy", "scipy", "jaxlbfgsb", "jaxtyping", "tqdm"} | sys.stdlib_module_names
     for module in ORDER:
         for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
             if isinstance(node, ast.Import):
@@ -81,7 +81,7 @@ def test_the_version_has_one_source():
     assert jaxlbfgsb.__version__ in (ROOT / "CHANGELOG.md").read_text()
 
 
-@pytest.mark.parametrize("module", ["asktell", "inverse", "minimize", "scipy_api"])
+@pytest.mark.parametrize("module", ["asktell", "batch", "inverse", "minimize", "scipy_api"])
 def test_examples_in_docstrings(module):
     results = doctest.testmod(importlib.import_module(f"jaxlbfgsb.{module}"))
     assert results.attempted > 0

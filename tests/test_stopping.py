@@ -42,10 +42,10 @@ def test_value_noise(dtype):
 def test_gradient_noise(dtype):
     eps = float(np.finfo(dtype).eps)
     x = jnp.asarray([1.0, -3.0], dtype)
-    got = stopping.gradient_noise(x, jnp.asarray(5.0, dtype), jnp.asarray(4.0, dtype))
+    got = stopping.gradient_noise(x, jnp.asarray(50 * eps, dtype), jnp.asarray(4.0, dtype))
     assert got.dtype == dtype
     np.testing.assert_allclose(got, np.sqrt(2 * 4 * 50 * eps) + 4 * 10 * eps * 3, rtol=1e-5)
-    assert stopping.gradient_noise(x, jnp.asarray(5.0, dtype), jnp.asarray(0.0, dtype)) == 0
+    assert stopping.gradient_noise(x, jnp.asarray(50 * eps, dtype), jnp.asarray(0.0, dtype)) == 0
 
 
 def test_gradient_noise_is_what_rounding_leaves(dtype):
@@ -53,6 +53,24 @@ def test_gradient_noise_is_what_rounding_leaves(dtype):
     k, f0 = 30.0, 7.0
     flat = np.sqrt(2 * 10 * np.finfo(dtype).eps * f0 / k)  # raises f by its noise
     allowed = stopping.gradient_noise(
-        jnp.asarray([flat], dtype), jnp.asarray(f0, dtype), jnp.asarray(k, dtype)
+        jnp.asarray([flat], dtype),
+        stopping.value_noise(jnp.asarray(f0, dtype)),
+        jnp.asarray(k, dtype),
     )
     assert 0.99 * k * flat < allowed < 1.1 * k * flat
+
+
+def test_observed_noise(dtype):
+    eps = float(np.finfo(dtype).eps)
+    f = jnp.asarray(2.0, dtype)
+    usual = stopping.value_noise(f)
+
+    def observed(change, predicted):
+        return stopping.observed_noise(f, f + dtype(change), dtype(predicted))
+
+    assert observed(1000 * eps, 20 * eps) == usual  # a change as large as it may be
+    np.testing.assert_allclose(observed(1000 * eps, 2 * eps), 1000 * eps, rtol=1e-6)
+    assert observed(4 * eps, 0) == usual
+    assert observed(0.5, 0) == 100 * usual  # a jump
+    assert observed(np.nan, 0) == usual
+    assert observed(0.5, 0).dtype == dtype

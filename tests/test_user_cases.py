@@ -15,6 +15,7 @@ from cases import MORE_CASES, USER_CASES, rosen
 from scipy.special import expit
 
 from jaxlbfgsb import AskTell, Reason, core, fmin_l_bfgs_b, minimize
+from jaxlbfgsb import model as model_of
 from jaxlbfgsb.box import Box
 
 DTYPES = [np.float64, np.float32]
@@ -255,7 +256,7 @@ def test_secant_equation_beyond_m_updates():  # [jaxopt 620]
 
     @jax.jit
     def dense(pairs):
-        return model.dense(pairs).matrix
+        return model_of.dense(pairs).matrix
 
     state = core.init(jnp.array([-1.2, 1.0] * 3), box, m)
     updates = 0

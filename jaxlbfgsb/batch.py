@@ -1,0 +1,330 @@
+"""Many problems at once: the front door for thousands of lanes.
+
+Lanes go to the device in blocks of one size, so that memory is bounded and one program
+serves all.  Blocks are dispatched ahead: on a CPU, as many run at a time as there are
+cores, each solving its lanes one after the other.  An accelerator takes the lanes of a
+block in step; when most of them are done, the others go on by themselves.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from scipy.optimize import Bounds
+
+from jaxlbfgsb.box import Box
+from jaxlbfgsb.core import Options, Phase, State, advance
+from jaxlbfgsb.minimize import begin, finish, objective, solve
+from jaxlbfgsb.options import checked_maxcor, checked_options
+from jaxlbfgsb.pytrees import checked_bounds, checked_x0
+from jaxlbfgsb.result import OptimizeResult
+from jaxlbfgsb.tracing import Data, Program, Returns, trace
+from jaxlbfgsb.types import PyTree
+
+CPU_BLOCK = 1024
+"""Lanes of a block on CPU."""
+BLOCK_BYTES = 1 << 30
+"""Of the histories of a block on an accelerator."""
+COMPACTED = 4
+"""On an accelerator, lanes go on by themselves when one in so many is left."""
+
+
+def minimize_batch(
+    fun: Callable[..., Any],
+    x0: PyTree,
+    args: tuple[PyTree, ...] = (),
+    *,
+    in_axes: tuple[Any, Any, Any] = (0, 0, 0),
+    bounds: Any = None,
+    maxcor: int = 10,
+    ftol: Any = None,
+    gtol: Any = None,
+    gtol_rel: Any = 0.0,
+    maxiter: Any = 15000,
+    maxfun: Any = 15000,
+    maxls: Any = 20,
+    value_and_grad: bool = False,
+    has_aux: bool = False,
+    progress: bool = False,
+) -> OptimizeResult:
+    """Minimise one function from many starts, on many data sets, in many boxes.
+
+    Every lane is a solve of its own, with its own status and counts; a lane that fails or
+    meets NaN harms no other.  `jax.vmap` of `minimize` computes the same inside of a
+    larger program; this streams, on all cores, and shows its progress.
+
+    Parameters
+    ----------
+    fun
+        ``fun(x, *args)`` of one lane, as for `minimize`.
+    x0, args, bounds
+        As for `minimize`, with a lane axis where `in_axes` says so.
+    in_axes
+        The lane axes of x0, args and bounds, as for `jax.vmap`: an int, None, or a pytree
+        of these for each.  A bound that is a scalar or None is that of all lanes.
+    maxcor, ftol, gtol, gtol_rel, maxiter, maxfun, maxls, value_and_grad, has_aux
+        As for `minimize`; the same for all lanes.
+    progress
+        Show a bar of lanes done; needs the package tqdm.
+
+    Returns
+    -------
+    OptimizeResult
+        With a leading lane axis on every field; `hess_inv` is None, since the histories
+        of a batch are many times larger than its solutions.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that make no sense.  Bounds of a lane that no point satisfies end in
+        the `reason` of that lane.
+    ImportError
+        For ``progress=True`` without tqdm.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from jaxlbfgsb import minimize_batch
+    >>> def fun(x, a):
+    ...     return jnp.sum((x - a) ** 2)
+    >>> result = minimize_batch(fun, jnp.zeros((3, 2)), (jnp.arange(3.0),), bounds=(0.0, 1.5))
+    >>> result.x[:, 0].tolist(), result.success.tolist()
+    ([0.0, 1.0, 1.5], [True, True, True])
+    """
+    if not (isinstance(in_axes, tuple) and len(in_axes) == 3):
+        raise ValueError(
+            f"in_axes must be a tuple of three, for x0, args and bounds; it is {in_axes!r}."
+        )
+    if not isinstance(args, tuple):
+        raise TypeError(f"args must be a tuple; it is a {type(args).__name__}. Write args=(a,).")
+    if isinstance(bounds, Bounds):
+        bounds = (bounds.lb, bounds.ub)
+    batch = _lanes_first((x0, args, bounds), in_axes)
+    x_lane, args_lane, bounds_lane = batch.lane(0)
+    x_lane = checked_x0(x_lane)
+    sides = checked_bounds(bounds_lane, x_lane)
+    m = checked_maxcor(maxcor)
+    dtype = jnp.result_type(*jax.tree.leaves(x_lane))
+    options = checked_options(dtype, ftol, gtol, gtol_rel, maxiter, maxfun, maxls)
+    returns = Returns(gradient=value_and_grad, aux=has_aux)
+    program, data = trace(fun, x_lane, args_lane, returns, sides)
+
+    problem = _Problem(program, m, batch.tree, batch.mapped)
+    in_turn = jax.default_backend() == "cpu"
+    solve_block = _solve_in_turn if in_turn else solve_in_step
+    n = sum(leaf.size for leaf in jax.tree.leaves(x_lane))
+    size = _block_size(batch.size, 2 * m * n * dtype.itemsize, in_turn)
+    starts = range(0, batch.size, size)
+    solved = (
+        solve_block(problem, data.consts, batch.block(start, size), options) for start in starts
+    )
+    ahead = (os.cpu_count() or 1) if in_turn else 1
+    return _collected(solved, batch.size, size, ahead, progress)
+
+
+class _Batch(NamedTuple):
+    """Leaves of ``(x0, args, bounds)``, the mapped ones with their lanes first."""
+
+    leaves: list[Any]
+    tree: Any
+    mapped: tuple[bool, ...]
+    size: int
+
+    def lane(self, i: int) -> Any:
+        leaves = [x[i] if m else x for x, m in zip(self.leaves, self.mapped, strict=True)]
+        return jax.tree.unflatten(self.tree, leaves)
+
+    def block(self, start: int, size: int) -> list[Any]:
+        """Lanes from `start` on; past the end, the last one again."""
+        part: Any = slice(start, start + size)
+        if start + size > self.size:
+            part = np.minimum(np.arange(start, start + size), self.size - 1)
+        return [x[part] if m else x for x, m in zip(self.leaves, self.mapped, strict=True)]
+
+
+def _lanes_first(given: tuple[Any, Any, Any], in_axes: tuple[Any, Any, Any]) -> _Batch:
+    leaves, tree = jax.tree.flatten(given)
+    shared = object()  # for None, which is no leaf
+    axes = jax.tree.map(lambda a: shared if a is None else a, in_axes, is_leaf=lambda a: a is None)
+    try:
+        axes = jax.tree.leaves(jax.tree.broadcast(axes, given))
+    except ValueError as error:
+        raise ValueError(f"in_axes does not fit (x0, args, bounds): {error}") from None
+    first_bound = len(leaves) - len(jax.tree.leaves(given[2]))
+    mapped, sizes = [], set()
+    for i, (leaf, axis) in enumerate(zip(leaves, axes, strict=True)):
+        is_mapped = axis is not shared and not (i >= first_bound and np.ndim(leaf) == 0)
+        mapped.append(is_mapped)
+        if not is_mapped:
+            continue
+        if not -np.ndim(leaf) <= axis < np.ndim(leaf):
+            raise ValueError(
+                f"in_axes asks for axis {axis} of an array of shape {np.shape(leaf)}; give None "
+                "in in_axes for what all lanes share."
+            )
+        array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        sizes.add(array.shape[axis])
+        leaves[i] = array if axis == 0 else jnp.moveaxis(array, axis, 0)
+    if len(sizes) != 1 or sizes == {0}:
+        found = f"the lengths {sorted(sizes)}" if sizes else "none"
+        raise ValueError(f"All lane axes must have one length, at least 1; found: {found}.")
+    return _Batch(leaves, tree, tuple(mapped), sizes.pop())
+
+
+def _block_size(lanes: int, lane_bytes: int, in_turn: bool) -> int:
+    """Equal blocks; on CPU as many for each core."""
+    cores = (os.cpu_count() or 1) if in_turn else 1
+    largest = CPU_BLOCK if in_turn else max(1, BLOCK_BYTES // lane_bytes)
+    count = -(-lanes // largest)
+    return -(-lanes // min(-(-count // cores) * cores, lanes))
+
+
+class _Problem(NamedTuple):
+    """All that is static of a batch."""
+
+    program: Program
+    m: int
+    tree: Any
+    mapped: tuple[bool, ...]
+
+    def over_lanes(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function(data, x0, lower, upper, *more)`` of a lane, over the leaves of a block."""
+
+        def lane(consts: list[Any], leaves: list[Any], *more: Any) -> Any:
+            x0, args, bounds = jax.tree.unflatten(self.tree, leaves)
+            lower, upper = checked_bounds(bounds, x0)
+            return function(Data(consts, jax.tree.leaves(args)), x0, lower, upper, *more)
+
+        def block(consts: list[Any], leaves: list[Any], *more: Any) -> Any:
+            axes = (None, [0 if m else None for m in self.mapped], *(0 for _ in more))
+            return jax.vmap(lane, in_axes=axes)(consts, leaves, *more)
+
+        return block
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _solve_in_turn(
+    problem: _Problem, consts: list[Any], leaves: list[Any], options: Options
+) -> OptimizeResult:
+    """The lanes of a block one after the other."""
+
+    def lane(data: Data, x0: PyTree, lower: Any, upper: Any) -> OptimizeResult:
+        result = solve(problem.program, problem.m, data, x0, lower, upper, options)
+        return dataclasses.replace(result, hess_inv=None)
+
+    return problem.over_lanes(lane)(consts, leaves)
+
+
+def solve_in_step(
+    problem: _Problem, consts: list[Any], leaves: list[Any], options: Options
+) -> OptimizeResult:
+    """The lanes of a block in step; when few are left, these by themselves."""
+    state, box, strict = _begin_lanes(problem, consts, leaves, options)
+    running = np.arange(len(state.phase))
+    size = len(running)
+    while running.size:
+        index = np.resize(running, size)  # the same lanes again, where there are too few
+        part = [x[index] if m else x for x, m in zip(leaves, problem.mapped, strict=True)]
+        lanes = jax.tree.map(lambda leaf, index=index: leaf[index], (state, box, strict))
+        left = size // COMPACTED if size > COMPACTED else 0
+        moved = _advance_lanes(problem, consts, part, *lanes, left)
+        state = jax.tree.map(lambda old, new, index=index: old.at[index].set(new), state, moved)
+        running = running[np.asarray(state.phase[running]) != Phase.DONE]
+        size = max(left, 1)
+    return _finish_lanes(problem, consts, leaves, state, box, strict)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _begin_lanes(
+    problem: _Problem, consts: list[Any], leaves: list[Any], options: Options
+) -> tuple[State, Box, Options]:
+    def lane(data: Data, x0: PyTree, lower: Any, upper: Any) -> tuple[State, Box, Options]:
+        return begin(problem.m, data, x0, lower, upper, options)
+
+    return problem.over_lanes(lane)(consts, leaves)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _advance_lanes(
+    problem: _Problem,
+    consts: list[Any],
+    leaves: list[Any],
+    state: State,
+    box: Box,
+    options: Options,
+    left: int,
+) -> State:
+    """Until at most `left` lanes are not done."""
+
+    def lane(
+        data: Data, x0: PyTree, _l: Any, _u: Any, state: State, box: Box, options: Options
+    ) -> State:
+        value, gradient = objective(problem.program, data, x0)(state.trial)
+        return advance(state, value, gradient, box, options)
+
+    def goes_on(state: State) -> jax.Array:
+        return jnp.sum(state.phase != Phase.DONE) > left
+
+    step = problem.over_lanes(lane)
+    return lax.while_loop(goes_on, lambda s: step(consts, leaves, s, box, options), state)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _finish_lanes(
+    problem: _Problem,
+    consts: list[Any],
+    leaves: list[Any],
+    state: State,
+    box: Box,
+    options: Options,
+) -> OptimizeResult:
+    def lane(
+        data: Data, x0: PyTree, _l: Any, _u: Any, state: State, box: Box, options: Options
+    ) -> OptimizeResult:
+        result = finish(problem.program, data, x0, state, box, options)
+        return dataclasses.replace(result, hess_inv=None)
+
+    return problem.over_lanes(lane)(consts, leaves, state, box, options)
+
+
+def _collected(
+    blocks: Iterator[OptimizeResult], lanes: int, size: int, ahead: int, progress: bool
+) -> OptimizeResult:
+    """All blocks as one result, `ahead` of them under way at a time."""
+    bar = _bar(lanes) if progress else None
+    waiting: collections.deque[OptimizeResult] = collections.deque()
+    done: list[OptimizeResult] = []
+
+    def take() -> None:
+        done.append(jax.block_until_ready(waiting.popleft()))
+        if bar is not None:
+            bar.update(min(size, lanes - bar.n))
+
+    for block in blocks:
+        waiting.append(block)
+        if len(waiting) > ahead:
+            take()
+    while waiting:
+        take()
+    if bar is not None:
+        bar.close()
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:lanes], *done)
+
+
+def _bar(lanes: int) -> Any:
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        raise ImportError(
+            "progress=True needs the package tqdm: pip install 'jaxlbfgsb[progress]'."
+        ) from None
+    return tqdm(total=lanes, unit="problem")
