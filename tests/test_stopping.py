@@ -66,7 +66,7 @@ def test_observed_noise(dtype):
     usual = stopping.value_noise(f)
 
     def observed(change, predicted):
-        return stopping.observed_noise(f, f + dtype(change), dtype(predicted))
+        return stopping.observed_noise(f, f + dtype(change), jnp.asarray(predicted, dtype))
 
     assert observed(1000 * eps, 20 * eps) == usual  # a change as large as it may be
     np.testing.assert_allclose(observed(1000 * eps, 2 * eps), 1000 * eps, rtol=1e-6)
