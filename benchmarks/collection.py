@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.measure import Effort, Row, compare, summary_by_peer
-from benchmarks.peers import BOUNDED, FREE, SETTINGS
+from benchmarks.peers import BOUNDED, FREE, SCIPY, SETTINGS
 from benchmarks.problems import LISTS, load
 from benchmarks.solver import Limits
 from benchmarks.suites import Options
 
 Task = tuple[str, Callable[[], list[Row]]]
 LIMITS = Limits()
+SMALL = 100
 COLUMNS = (
     "problem n solver nit nfev fun pg_norm failed seconds ratio pairs overhead_us note"
 ).split()
@@ -29,15 +31,10 @@ def effort_of(options: Options, effort: Effort) -> Effort:
     return effort if options.limit is None else effort._replace(limit=options.limit)
 
 
-def tasks(options: Options, sizes: tuple[int, int], effort: Effort) -> list[Task]:
-    """The problems of the list chosen with so many variables."""
-    most = 1 if options.quick else options.problems
-    chosen: list[Task] = []
-    for name in names(options, sizes):
-        if most is not None and len(chosen) >= most:
-            break
-        chosen.append((name, functools.partial(_measure, name, options, effort)))
-    return chosen
+def tasks(options: Options, sizes: tuple[int, int], effort: Effort, quick: str) -> list[Task]:
+    """The problems of the list chosen with so many variables; the quick one alone, if quick."""
+    chosen = [quick] if options.quick else itertools.islice(names(options, sizes), options.problems)
+    return [(name, functools.partial(_measure, name, options, effort)) for name in chosen]
 
 
 def names(options: Options, sizes: tuple[int, int]) -> Iterator[str]:
@@ -47,6 +44,8 @@ def names(options: Options, sizes: tuple[int, int]) -> Iterator[str]:
 
 def _measure(name: str, options: Options, effort: Effort) -> list[Row]:
     peers = BOUNDED if options.lists == "bounded" else FREE
+    if options.quick and load(name).n > SMALL:  # what compiles for long is tried on one problem
+        peers = (SCIPY,)
     rows = compare(load(name), peers, LIMITS, effort_of(options, effort))
     return [row | {"set": "CUTEst"} for row in rows]
 

@@ -7,6 +7,7 @@ iteration without the start-up, of which SciPy has much (its bounds are a list o
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import statistics
 from typing import Any
@@ -43,11 +44,10 @@ SETTINGS = {
 
 
 def tasks(options: Options) -> list[Task]:
-    sizes = SIZES[:1] if options.quick else SIZES
-    chosen = [(name, n) for n in sizes for name in PROBLEMS][: 2 if options.quick else None]
+    chosen = [("quadratic", 100)] if options.quick else itertools.product(PROBLEMS, SIZES)
     return [
         (f"{name}, n = {n}", functools.partial(_measure, name, n, options))
-        for name, n in chosen[: options.problems]
+        for name, n in itertools.islice(chosen, options.problems)
     ]
 
 
@@ -56,7 +56,7 @@ def _measure(name: str, n: int, options: Options) -> list[Row]:
     effort = EFFORT if options.limit is None else EFFORT._replace(limit=options.limit)
     effort = Effort(0.2, 3) if options.quick else effort
     peers: list[Solver] = [SCIPY]
-    if n <= OTHERS_UP_TO:
+    if n <= OTHERS_UP_TO and not options.quick:
         peers += [JAXOPT, NLOPT] if problem.lower is not None else [JAXOPT, OPTAX, NLOPT]
     rows = compare(problem, peers, MORE, effort, judge=False)
     for row in rows:

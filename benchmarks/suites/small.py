@@ -19,7 +19,8 @@ from benchmarks.suites import Options
 
 __all__ = ["COLUMNS", "SETTINGS", "stem", "summarise", "tasks"]
 
-SIZES = (1, 100)
+SIZES = (1, collection.SMALL)
+QUICK = {"bounded": "HS4", "unconstrained": "ROSENBR"}
 CHEAP = (2, 20, 100)
 """Variables of the Rosenbrock sum, whose evaluation costs next to nothing."""
 EFFORT = Effort(limit=2, most=31)
@@ -32,7 +33,8 @@ def tasks(options: Options) -> list[Task]:
         (f"Rosenbrock, n = {n}", functools.partial(_cheap, n, options))
         for n in (CHEAP[:1] if options.quick else CHEAP)
     ]
-    return collection.tasks(options, SIZES, EFFORT) + cheap
+    listed = collection.tasks(options, SIZES, EFFORT, QUICK[options.lists])
+    return (listed + cheap)[: options.problems]
 
 
 def _cheap(n: int, options: Options) -> list[Row]:
