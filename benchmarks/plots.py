@@ -121,7 +121,9 @@ def _profile(path: pathlib.Path, curves: Curves, title: str, label: str) -> path
         for solver, (xs, shares) in curves.items():
             steps = ([smallest, *xs, largest * 1.1], [0, *shares, shares[-1] if shares else 0])
             axes.step(*steps, where="post", label=solver, **_look(solver, ORDER, False))
-        axes.set(xscale="log", ylim=(0, 1.03), xlabel=label, ylabel="share of problems solved")
+        axes.set(ylim=(0, 1.03), xlabel=label, ylabel="share of problems solved")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
 
     return _figure(path, title, draw)
 

@@ -10,6 +10,7 @@ import functools
 import itertools
 import math
 import statistics
+import time
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ import numpy as np
 
 from benchmarks.collection import Task
 from benchmarks.fresh import PROBLEMS
-from benchmarks.measure import Effort, Row, compare, geometric_mean, pair_times
+from benchmarks.measure import Effort, Row, compare, geometric_mean, median_ratio, seconds
 from benchmarks.peers import JAXOPT, NLOPT, OPTAX, OURS, SCIPY
 from benchmarks.peers import SETTINGS as SOLVERS
 from benchmarks.problems import Problem
@@ -38,7 +39,7 @@ SETTINGS = {
     "solvers": SOLVERS,
     "effort": EFFORT._asdict(),
     "seconds, ratio": "the whole run with more iterations",
-    "per_iteration": "difference of the medians of both runs / difference of nit",
+    "per_iteration": "(more - few) / difference of nit; medians over rounds of all four runs",
     "crossed": "variables that the first step of a bounded problem takes to a bound",
 }
 
@@ -63,23 +64,24 @@ def _measure(name: str, n: int, options: Options) -> list[Row]:
         if "seconds" in row:
             row["per_evaluation"] = row["seconds"] / row["nfev"]
     rows[0]["crossed"] = crossed_at_first(problem)
-    _iterations(problem, rows[0], rows[1], effort)
+    if rows[0]["nit"] > FEW.maxiter and rows[1]["nit"] > FEW.maxiter:
+        _iterations(problem, rows[0], rows[1], effort)
     return rows
 
 
 def _iterations(problem: Problem, ours: Row, theirs: Row, effort: Effort) -> None:
-    """Time of an iteration, the start-up left out: ours and SciPy's."""
-    few = [solver.prepare(problem, FEW) for solver in (OURS, SCIPY)]
-    more = [solver.prepare(problem, MORE) for solver in (OURS, SCIPY)]
-    nits = [int(solve().nit) for solve in few]
-    short, long = (pair_times(*solves, effort) for solves in (few, more))
-    costs = []
-    for i, row in enumerate((ours, theirs)):
-        difference = statistics.median(t[i] for t in long) - statistics.median(t[i] for t in short)
-        iterations = row["nit"] - nits[i]
-        costs.append(difference / iterations if iterations > 0 and difference > 0 else math.nan)
-        row["per_iteration"] = costs[i]
-    theirs["ratio_per_iteration"] = costs[1] / costs[0]
+    """Time of an iteration, the start-up left out: ours and SciPy's, by turns."""
+    solves = [s.prepare(problem, limits) for s in (OURS, SCIPY) for limits in (FEW, MORE)]
+    nits = [int(solve().nit) for solve in solves]
+    ours_more, theirs_more = nits[1] - nits[0], nits[3] - nits[2]
+    rounds: list[tuple[float, float]] = []
+    begin = time.perf_counter()
+    while not rounds or (len(rounds) < effort.most and time.perf_counter() - begin < effort.limit):
+        took = [seconds(solve)[0] for solve in solves]
+        rounds.append(((took[1] - took[0]) / ours_more, (took[3] - took[2]) / theirs_more))
+    ours["per_iteration"] = statistics.median(a for a, _ in rounds)
+    theirs["per_iteration"] = statistics.median(b for _, b in rounds)
+    theirs["ratio_per_iteration"] = median_ratio(rounds)
 
 
 def crossed_at_first(problem: Problem) -> int | None:
@@ -100,13 +102,14 @@ def summarise(rows: list[Row]) -> dict[str, Any]:
     for n in dict.fromkeys(row["n"] for row in scipy):
         of_size = [row for row in scipy if row["n"] == n]
         summary[f"ratio to SciPy, n = {n}"] = {
-            row["problem"]: [row["ratio"], row["ratio_per_iteration"]] for row in of_size
+            row["problem"]: [row["ratio"], row.get("ratio_per_iteration")] for row in of_size
         } | {"geometric mean": geometric_mean(row["ratio"] for row in of_size)}
     for problem in dict.fromkeys(row["problem"] for row in rows):
         costs = {
             row["n"]: row["per_iteration"]
             for row in rows
-            if row["problem"] == problem and row["solver"] == OURS.name
+            if row["problem"] == problem and row.get("per_iteration", 0) > 0
+            if row["solver"] == OURS.name
         }
         largest = sorted(costs)[-2:]
         if len(largest) == 2:
