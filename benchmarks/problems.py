@@ -42,14 +42,17 @@ LISTS = {"bounded": BOUNDED, "unconstrained": UNCONSTRAINED}
 
 
 class Problem(NamedTuple):
-    """Minimise ``fun(x)`` over the box, from ``x0``."""
+    """Minimise ``fun(x, *args)`` over the box, from ``x0``."""
 
     name: str
-    fun: Callable[[jax.Array], jax.Array]
+    fun: Callable[..., jax.Array]
     x0: np.ndarray
     lower: np.ndarray | None
     upper: np.ndarray | None
     """Both None where the problem has no bounds."""
+    args: tuple[Any, ...] = ()
+    numpy: Callable[[np.ndarray], tuple[float, np.ndarray]] | None = None
+    """Value and gradient written with NumPy, where there is such a thing."""
 
     @property
     def n(self) -> int:
