@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxlbfgsb"
 ORDER = (  # from the ground up
     "types varying status box memory cauchy subspace direction line_search stopping core loop "
-    "packing precision pytrees options result closures jaxprs tracing callbacks minimize asktell "
+    "packing precision pytrees options result closures jaxprs tracing callbacks forward_only "
+    "linear_solve implicit minimize asktell "
     "host foreign scipy_bounds scipy_api"
 ).split()
 
@@ -80,7 +81,7 @@ def test_the_version_has_one_source():
     assert jaxlbfgsb.__version__ in (ROOT / "CHANGELOG.md").read_text()
 
 
-@pytest.mark.parametrize("module", ["asktell", "minimize", "result", "scipy_api"])
+@pytest.mark.parametrize("module", ["asktell", "forward_only", "minimize", "result", "scipy_api"])
 def test_examples_in_docstrings(module):
     results = doctest.testmod(importlib.import_module(f"jaxlbfgsb.{module}"))
     assert results.attempted > 0
