@@ -54,11 +54,11 @@ from jaxlbfgsb.types import PyTree, Vector
 from jaxlbfgsb.varying import vary_over, varying_axes
 
 Result = TypeVar("Result")
-Evaluate = Callable[[PyTree, Vector], tuple[Any, Vector, PyTree]]
-"""``(p, x)`` to the value, the gradient in x, and what else depends on them."""
+Evaluate = Callable[[PyTree, PyTree], tuple[Any, PyTree, PyTree]]
+"""``(p, x)`` to the value, the gradient like x, and what else depends on them."""
 
 _POLICIES = (True, False, "nan_if_failed")
-_SOLVERS = ("auto", "dense", "cg")
+_SOLVERS = ("auto", "dense", "iterative")
 
 
 class Rule(NamedTuple):
@@ -85,7 +85,7 @@ def checked_rule(implicit_diff: Any, implicit_solve: Any) -> Rule:
         )
     if implicit_solve not in _SOLVERS:
         raise ValueError(
-            f"implicit_solve must be 'auto', 'dense' or 'cg'; it is {implicit_solve!r}."
+            f"implicit_solve must be 'auto', 'dense' or 'iterative'; it is {implicit_solve!r}."
         )
     return Rule(bool(implicit_diff), implicit_diff == "nan_if_failed", implicit_solve)
 
@@ -103,7 +103,7 @@ def differentiable(
         of one structure, ``active`` like x (-1, +1 and 0: on the lower bound, the upper one,
         none), ``fun``, ``aux``, ``success``, and whatever else, which has no derivative.
     evaluate
-        ``(data, x)`` with a raveled x to ``(fun, jac, aux)``, with a raveled jac.
+        ``(data, x)`` to ``(fun, jac, aux)``.  Must close over no traced value.
     rule
         How to differentiate; with ``implicit=False`` straight through `solve`.
     """
@@ -145,11 +145,14 @@ def _tangent(
     free, dx = _active_tangent(result, problem, dproblem)
     dx = vary_over(axes, dx)
 
-    _, dg = _push(lambda p, x: evaluate(p, x)[1], (data, x), (ddata, dx))
-    _, hessian = jax.linearize(lambda x: evaluate(data, x)[1], x)
+    def gradient(p: PyTree, x: Vector) -> Vector:
+        return raveled(evaluate(p, unravel(x))[1])[0].astype(x.dtype)
+
+    _, dg = _push(gradient, (data, x), (ddata, dx))
+    _, hessian = jax.linearize(lambda x: gradient(data, x), x)
     dx = dx - solve_symmetric(hessian, vary_over(axes, dg), free, rule.solver)
-    _, (dfun, djac, daux) = _push(evaluate, (data, x), (ddata, dx))
-    moved = {"x": unravel(dx), "fun": dfun, "jac": unravel(djac), "aux": daux}
+    _, (dfun, djac, daux) = _push(lambda p, x: evaluate(p, unravel(x)), (data, x), (ddata, dx))
+    moved = {"x": unravel(dx), "fun": dfun, "jac": djac, "aux": daux}
     return dataclasses.replace(
         still, **{name: _like(getattr(result, name), d) for name, d in moved.items()}
     )

@@ -9,9 +9,11 @@ relative residual is of the order of eps.  Where H_FF is singular to rounding or
 positive definite: the pseudo-inverse, in which eigenvalues below ``n eps`` times the largest
 count as zero.
 
-Many variables: conjugate gradients to a residual of `TOLERANCE` times the right-hand side,
-with O(n) memory.  From zero, on a singular system that has a solution, they too end at the
-one of least norm.
+Many variables: conjugate residuals with Hessian-vector products and O(n) memory, to a residual
+of `tolerance` times the right-hand side; on a singular H_FF the pseudo-inverse, to the
+same tolerance.  Reverse mode needs that: its right-hand sides may well have no solution.
+Not preconditioned: the limited-memory estimate of a solver saves few iterations
+and makes each of them slower.
 """
 
 from __future__ import annotations
@@ -31,13 +33,13 @@ from jaxlbfgsb.varying import vary_over, varying_axes
 DENSE = 256
 """The largest n that 'auto' solves densely."""
 MOST_ITERATIONS = 10_000
-"""Of conjugate gradients; at most 10 n in small problems."""
+"""Of conjugate residuals; at most 10 n in small problems."""
 
 Product = Callable[[Vector], Vector]
 
 
 def tolerance(dtype: np.dtype) -> float:
-    """Relative residual at which conjugate gradients stop: 1e-10 in float64, 1e-5 in float32."""
+    """Relative residual at which conjugate residuals stop: 1e-10 in float64, 1e-5 in float32."""
     return 1e-10 if np.finfo(dtype).eps < 1e-12 else 1e-5
 
 
@@ -51,7 +53,7 @@ def solve_symmetric(hessian: Product, b: Vector, free: Mask, solver: str) -> Vec
     b, free
         Right-hand side and free set.
     solver
-        "dense", "cg", or "auto": dense up to `DENSE` variables.
+        "dense", "iterative", or "auto": dense up to `DENSE` variables.
     """
     axes = varying_axes(b, free)
 
@@ -67,7 +69,7 @@ def solve_symmetric(hessian: Product, b: Vector, free: Mask, solver: str) -> Vec
     else:
 
         def solve(matvec: Product, b: Vector) -> Vector:
-            return conjugate_gradients(matvec, b)
+            return conjugate_residuals(matvec, b)
 
     # Masked on both sides: in reverse mode what comes in is what went out.
     b = vary_over(axes, jnp.where(free, b, 0))
@@ -124,48 +126,59 @@ def _by_eigenvalues(H: jax.Array) -> jax.Array:
 
 
 class _Iterate(NamedTuple):
+    """Of conjugate residuals: ``v``, its residual ``r``, the direction ``p``."""
+
     k: jax.Array
     v: Vector
     r: Vector
+    Hr: Vector
     p: Vector
-    rr: Scalar
-    best: Vector
-    best_rr: Scalar
-    curved: jax.Array
-    """False once a direction had no curvature: nothing more can be gained."""
+    Hp: Vector
+    norm: Scalar
+    """Estimate of the norm of H from below, squared."""
 
 
-def conjugate_gradients(product: Product, b: Vector) -> Vector:
-    """The ``v`` of smallest residual ``b - H v`` that conjugate gradients from zero come by."""
+def conjugate_residuals(product: Product, b: Vector) -> Vector:
+    """``H v = b``, or the pseudo-inverse of H times b where H is singular, from products alone.
+
+    Conjugate gradients in the variant that makes the residual least (Hestenes and Stiefel's
+    conjugate residuals): on a singular H it tends to a least-squares solution, where
+    ``H r = 0``.  As v is a polynomial in H times b, its part in the null space is then
+    parallel to r, and taking it away leaves the solution of least norm.
+    """
     dot = functools.partial(jnp.vdot, precision=lax.Precision.HIGHEST)
     limit = min(10 * b.size, MOST_ITERATIONS)
-    enough = tolerance(np.dtype(b.dtype)) ** 2 * dot(b, b)
+    small = tolerance(np.dtype(b.dtype)) ** 2
+    bb = dot(b, b)
+
+    def unsolved(i: _Iterate) -> jax.Array:
+        return dot(i.r, i.r) > small * bb
 
     def goes_on(i: _Iterate) -> jax.Array:
-        return (i.rr > enough) & (i.k < limit) & i.curved
+        can_gain = dot(i.Hr, i.Hr) > small * i.norm * dot(i.r, i.r)
+        return unsolved(i) & can_gain & (dot(i.Hp, i.Hp) > 0) & (i.k < limit)
 
     def step(i: _Iterate) -> _Iterate:
-        q = product(i.p)
-        pq = dot(i.p, q)
-        curved = (pq != 0) & jnp.isfinite(pq)
-        alpha = jnp.where(curved, i.rr / jnp.where(curved, pq, 1), 0)
-        v, r = i.v + alpha * i.p, i.r - alpha * q
-        rr = dot(r, r)
-        better = rr < i.best_rr
+        HpHp, rHr = dot(i.Hp, i.Hp), dot(i.r, i.Hr)
+        alpha = rHr / HpHp
+        r = i.r - alpha * i.Hp
+        Hr = product(r)
+        beta = jnp.where(rHr == 0, 0, dot(r, Hr) / jnp.where(rHr == 0, 1, rHr))
         return _Iterate(
             k=i.k + 1,
-            v=v,
+            v=i.v + alpha * i.p,
             r=r,
-            p=r + rr / i.rr * i.p,
-            rr=rr,
-            best=jnp.where(better, v, i.best),
-            best_rr=jnp.where(better, rr, i.best_rr),
-            curved=curved,
+            Hr=Hr,
+            p=r + beta * i.p,
+            Hp=Hr + beta * i.Hp,
+            norm=jnp.maximum(i.norm, HpHp / dot(i.p, i.p)),
         )
 
-    bb = dot(b, b)
-    zero = jnp.zeros_like(b)
-    start = _Iterate(jnp.int32(0), zero, b, b, bb, zero, bb, jnp.asarray(True))
+    Hb = product(b)
+    start = _Iterate(jnp.int32(0), jnp.zeros_like(b), b, Hb, b, Hb, jnp.zeros_like(bb))
     start = vary_over(varying_axes(b), start)
-    best = lax.while_loop(goes_on, step, start).best
-    return jnp.where(jnp.isfinite(bb), best, jnp.nan)
+    end = lax.while_loop(goes_on, step, start)
+    rr = dot(end.r, end.r)
+    in_null_space = unsolved(end) & (end.k < limit)
+    v = end.v - jnp.where(in_null_space, dot(end.v, end.r) / jnp.where(rr == 0, 1, rr), 0) * end.r
+    return jnp.where(jnp.all(jnp.isfinite(Hb)), v, jnp.nan)

@@ -47,7 +47,7 @@ def minimize(
     has_aux: bool = False,
     callback: Callback | None = None,
     implicit_diff: bool | Literal["nan_if_failed"] = True,
-    implicit_solve: Literal["auto", "dense", "cg"] = "auto",
+    implicit_solve: Literal["auto", "dense", "iterative"] = "auto",
 ) -> OptimizeResult:
     """Minimise a smooth function of bounded variables with L-BFGS-B, compiled.
 
@@ -99,9 +99,9 @@ def minimize(
         any order (see Notes).  "nan_if_failed": the same, and NaN where ``success`` is False.
         False: through the iterations, in forward mode only.
     implicit_solve
-        The linear system of the implicit derivative: "dense" (n x n), "cg" (conjugate
-        gradients with Hessian-vector products, to a relative residual of 1e-10, in float32
-        1e-5), or "auto": dense up to 256 variables.
+        The linear system of the implicit derivative: "dense" (n x n), "iterative"
+        (conjugate residuals with Hessian-vector products, to a relative residual of 1e-10, in
+        float32 1e-5), or "auto": dense up to 256 variables.
 
     Returns
     -------
@@ -197,19 +197,18 @@ def _objective(
     return value_and_grad if program.returns.gradient else jax.value_and_grad(value_only)
 
 
-def _evaluate(program: Program, x0: PyTree, data: Data, x: Vector) -> tuple[Scalar, Vector, PyTree]:
-    """Value, gradient and aux in the raveled variables."""
-    vector, unravel = raveled(x0)
+def _evaluate(program: Program, data: Data, x: PyTree) -> tuple[Scalar, PyTree, PyTree]:
+    """Value, gradient and aux, for the derivatives."""
 
-    def value_and_rest(x: Vector) -> tuple[Scalar, tuple[PyTree, PyTree]]:
-        value, gradient, aux = program(data, jax.tree.leaves(unravel(x)))
-        return value.astype(vector.dtype), (gradient, aux)
+    def value_and_rest(x: PyTree) -> tuple[Scalar, tuple[PyTree, PyTree]]:
+        value, gradient, aux = program(data, jax.tree.leaves(x))
+        return value, (gradient, aux)
 
     if program.returns.gradient:
         value, (gradient, aux) = value_and_rest(x)
-        return value, raveled(gradient)[0].astype(vector.dtype), aux
-    (value, (_, aux)), flat = jax.value_and_grad(value_and_rest, has_aux=True)(x)
-    return value, flat, aux
+        return value, jax.tree.unflatten(jax.tree.structure(x), gradient), aux
+    (value, (_, aux)), gradient = jax.value_and_grad(value_and_rest, has_aux=True)(x)
+    return value, gradient, aux
 
 
 def _finish(
@@ -247,8 +246,8 @@ def _solve(
         state = run(_objective(program, data, x0), state, box, options)
         return _finish(program, data, x0, state, box, options)
 
-    evaluate = functools.partial(_evaluate, program, x0)
-    return differentiable(solve, evaluate, rule)(Problem(data, lower, upper), (x0, options))
+    differentiated = differentiable(solve, functools.partial(_evaluate, program), rule)
+    return differentiated(Problem(data, lower, upper), (x0, options))
 
 
 _begin_compiled = jax.jit(_begin, static_argnums=0)
