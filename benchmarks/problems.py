@@ -60,9 +60,9 @@ class Problem(NamedTuple):
         return self.x0.size
 
 
-def load(name: str) -> Problem:
-    """The problem of this class name in `sif2jax`; needs 64-bit mode."""
-    problem = _problem_class(name)()
+def load(name: str, **sizes: int) -> Problem:
+    """The problem of this class name in `sif2jax`, on request in other sizes; needs 64-bit mode."""
+    problem = _problem_class(name)(**sizes)
     x0, unravel = ravel_pytree(problem.y0)
     args = problem.args
 

@@ -23,10 +23,11 @@ from scipy.optimize import Bounds
 
 from jaxlbfgsb.box import Box
 from jaxlbfgsb.core import Options, Phase, State, advance
-from jaxlbfgsb.minimize import begin, finish, objective, solve
+from jaxlbfgsb.implicit import Rule
 from jaxlbfgsb.options import checked_maxcor, checked_options
 from jaxlbfgsb.pytrees import checked_bounds, checked_x0
 from jaxlbfgsb.result import OptimizeResult
+from jaxlbfgsb.solve import begin, finish, objective, solve
 from jaxlbfgsb.tracing import Data, Program, Returns, trace
 from jaxlbfgsb.types import PyTree
 
@@ -218,7 +219,7 @@ def _solve_in_turn(
     """The lanes of a block one after the other."""
 
     def lane(data: Data, x0: PyTree, lower: Any, upper: Any) -> OptimizeResult:
-        result = solve(problem.program, problem.m, data, x0, lower, upper, options)
+        result = solve(problem.program, problem.m, Rule(), data, x0, lower, upper, options)
         return dataclasses.replace(result, hess_inv=None)
 
     return problem.over_lanes(lane)(consts, leaves)

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxlbfgsb.box import Box
 from jaxlbfgsb.callbacks import Callback, wants_to_stop
-from jaxlbfgsb.core import Event, Options, Phase, State, halt, init, refuse_invalid
-from jaxlbfgsb.kernel import one_kernel, whole_step_is_one_kernel
-from jaxlbfgsb.lanes import lane_by_lane
-from jaxlbfgsb.loop import Objective, run, run_by_kernels
-from jaxlbfgsb.options import checked_maxcor, checked_options, strict_options
-from jaxlbfgsb.pytrees import (
-    BoundLeaves,
-    checked_bounds,
-    checked_x0,
-    is_traced,
-    raveled,
-    raveled_box,
-)
-from jaxlbfgsb.result import OptimizeResult, result_of
+from jaxlbfgsb.core import Event, Options, Phase, State, halt
+from jaxlbfgsb.implicit import checked_rule
+from jaxlbfgsb.loop import run
+from jaxlbfgsb.options import checked_maxcor, checked_options
+from jaxlbfgsb.pytrees import BoundLeaves, checked_bounds, checked_x0, is_traced, raveled
+from jaxlbfgsb.result import OptimizeResult
+from jaxlbfgsb.solve import begin, finish, objective, solve
 from jaxlbfgsb.tracing import Data, Program, Returns, trace
-from jaxlbfgsb.types import PyTree, Scalar, Vector
-from jaxlbfgsb.varying import vary_over, varying_axes
+from jaxlbfgsb.types import PyTree
 
 
 def minimize(
@@ -47,11 +38,14 @@ def minimize(
     value_and_grad: bool = False,
     has_aux: bool = False,
     callback: Callback | None = None,
+    implicit_diff: bool | Literal["nan_if_failed"] = True,
+    implicit_solve: Literal["auto", "dense", "iterative"] = "auto",
 ) -> OptimizeResult:
     """Minimise a smooth function of bounded variables with L-BFGS-B, compiled.
 
     The whole run is one `jax.lax.while_loop`: use it as it stands or inside `jit`,
-    `vmap`, `scan` and `shard_map`.
+    `vmap`, `scan` and `shard_map`.  The result is differentiable in `args`, `bounds` and
+    what `fun` closes over.
 
     Parameters
     ----------
@@ -90,7 +84,16 @@ def minimize(
     callback
         Called after each iteration with a copy of x, or, if its parameter is named
         ``intermediate_result``, with an object with the fields ``x`` and ``fun``.
-        Raising StopIteration ends the run.  Not under `jit` or `vmap`.
+        Raising StopIteration ends the run.  Not under `jit`, `vmap` or `grad`.
+    implicit_diff
+        How ``x``, ``fun``, ``jac`` and ``aux`` are differentiated; it costs nothing until
+        they are.  True: by the implicit function theorem, in forward and reverse mode, to
+        any order (see Notes).  "nan_if_failed": the same, and NaN where ``success`` is False.
+        False: through the iterations, in forward mode only.
+    implicit_solve
+        The linear system of the implicit derivative: "dense" (n x n), "iterative"
+        (conjugate residuals with Hessian-vector products, to a relative residual of 1e-10, in
+        float32 1e-5), or "auto": dense up to 256 variables.
 
     Returns
     -------
@@ -111,8 +114,16 @@ def minimize(
     with the same function and shapes compile once, whatever the values of `args`,
     `bounds`, tolerances and of all that `fun` closes over.
 
+    Derivatives.  Active variables, those on a bound, follow that bound; the others
+    follow from the stationarity of `fun` in them.  A variable on its bound counts as active
+    even if its multiplier is zero, where the solution has two one-sided derivatives.
+    Where the minimiser is not unique x moves by the least norm.  In x0 and the tolerances
+    the derivative is zero.  It belongs to the point returned: it is as accurate as that point
+    is converged, and where `success` is False it means no more than the point does.
+
     Examples
     --------
+    >>> import jax
     >>> import jax.numpy as jnp
     >>> from jaxlbfgsb import minimize
     >>> def rosenbrock(x):
@@ -120,6 +131,14 @@ def minimize(
     >>> result = minimize(rosenbrock, jnp.array([-1.2, 1.0]), bounds=(None, jnp.array([0.5, 2.0])))
     >>> result.x.round(3).tolist(), bool(result.success)
     ([0.5, 0.25], True)
+
+    The derivative of the solution in a parameter and in a bound:
+
+    >>> def fitted(p, upper):
+    ...     return minimize(lambda x: (x - p) @ (x - p), jnp.zeros(2), bounds=(None, upper)).x
+    >>> in_p, in_upper = jax.jacfwd(fitted, (0, 1))(jnp.array([0.5, 3.0]), jnp.array([1.0, 2.0]))
+    >>> in_p.round(3).tolist(), in_upper.round(3).tolist()
+    ([[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]])
     """
     if not callable(fun):
         raise TypeError(f"fun must be callable; it is a {type(fun).__name__}.")
@@ -130,95 +149,18 @@ def minimize(
     m = checked_maxcor(maxcor)
     dtype = jnp.result_type(*jax.tree.leaves(x0))
     options = checked_options(dtype, ftol, gtol, gtol_rel, maxiter, maxfun, maxls)
+    rule = checked_rule(implicit_diff, implicit_solve)
     program, data = trace(
         fun, x0, args, Returns(gradient=value_and_grad, aux=has_aux), (lower, upper)
     )
     if callback is None:
-        return solve(program, m, data, x0, lower, upper, options)
+        return solve(program, m, rule, data, x0, lower, upper, options)
     if is_traced(data, x0, lower, upper, options):
         raise ValueError(
             "callback needs an eager call: under jit, vmap or grad nothing can be called back. "
             "Call minimize outside of them, or leave the callback out."
         )
     return _solve_with_callback(program, m, data, x0, lower, upper, options, callback)
-
-
-def begin(
-    m: int, data: Data, x0: PyTree, lower: BoundLeaves, upper: BoundLeaves, options: Options
-) -> tuple[State, Box, Options]:
-    vector, _ = raveled(x0)
-    box = raveled_box(lower, upper, jax.tree.leaves(x0))
-    options = strict_options(options, vector.dtype)
-    state = refuse_invalid(init(vector, box, m), box, options)
-    return vary_over(varying_axes(data, vector, box, options), (state, box, options))
-
-
-def objective(program: Program, data: Data, x0: PyTree) -> Objective:
-    """Value and gradient in the raveled variables."""
-    vector, unravel = raveled(x0)
-
-    def value_and_grad(x: Vector) -> tuple[Scalar, Vector]:
-        value, gradient, _ = program(data, jax.tree.leaves(unravel(x)))
-        return value.astype(vector.dtype), raveled(gradient)[0].astype(vector.dtype)
-
-    def value_only(x: Vector) -> Scalar:
-        return program(data, jax.tree.leaves(unravel(x)))[0].astype(vector.dtype)
-
-    return value_and_grad if program.returns.gradient else jax.value_and_grad(value_only)
-
-
-def finish(
-    program: Program, data: Data, x0: PyTree, state: State, box: Box, options: Options
-) -> OptimizeResult:
-    _, unravel = raveled(x0)
-    flat = result_of(state, box, options)
-    x = unravel(flat.x)
-    return dataclasses.replace(
-        flat,
-        x=x,
-        jac=unravel(flat.jac),
-        aux=program(data, jax.tree.leaves(x))[2],
-        active=jax.tree.map(
-            lambda sides: sides.astype(jnp.int32), unravel(flat.active.astype(flat.x.dtype))
-        ),
-    )
-
-
-def _solution(
-    program: Program,
-    m: int,
-    driver: Callable[..., State],
-    data: Data,
-    x0: PyTree,
-    lower: BoundLeaves,
-    upper: BoundLeaves,
-    options: Options,
-) -> OptimizeResult:
-    state, box, options = begin(m, data, x0, lower, upper, options)
-    state = driver(objective(program, data, x0), state, box, options)
-    return finish(program, data, x0, state, box, options)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def solve(
-    program: Program,
-    m: int,
-    data: Data,
-    x0: PyTree,
-    lower: BoundLeaves,
-    upper: BoundLeaves,
-    options: Options,
-) -> OptimizeResult:
-    """The whole solve, for few variables as one kernel or as a loop over two."""
-    plain = functools.partial(_solution, program, m, run)
-    single: Callable[..., OptimizeResult] = plain
-    n = sum(leaf.size for leaf in jax.tree.leaves(x0))
-    if whole_step_is_one_kernel(2 * m, n):
-        if program.fits_one_kernel:
-            single = one_kernel(plain)
-        else:
-            single = functools.partial(_solution, program, m, run_by_kernels)
-    return lane_by_lane(single, plain)(data, x0, lower, upper, options)
 
 
 _begin_compiled = jax.jit(begin, static_argnums=0)

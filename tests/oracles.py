@@ -200,3 +200,53 @@ def free_sets(rng, n):
     yield np.ones(n, bool)
     for share in (0.3, 0.5, 0.8):
         yield rng.random(n) < share
+
+
+# The derivatives of a solution.
+
+
+def reduced_solve(H, b, free):
+    """``v`` with ``H_FF v_F = b_F``, of least norm, and zeros elsewhere."""
+    v = np.zeros(len(b))
+    v[free] = np.linalg.lstsq(H[np.ix_(free, free)], b[free], rcond=1e-12)[0]
+    return v
+
+
+def box_quadratic(rng, n):
+    """``x'Hx/2 - p'x`` in a box whose solution is known: ``H, p, l, u, x, side``.
+
+    Each variable is fixed, on one of its bounds, or free; bounds that do not hold it are
+    finite or not, at random.
+    """
+    Q = rng.normal(size=(n, n))
+    H = Q @ Q.T / n + np.diag(rng.uniform(0.5, 2, n))
+    x = rng.normal(size=n)
+    fixed = rng.random(n) < 0.15
+    side = np.where(fixed, rng.choice([-1, 1], n), rng.integers(-1, 2, n))
+    far = [np.where(rng.random(n) < 0.5, np.inf, rng.uniform(0.5, 2, n)) for _ in range(2)]
+    l = np.where(fixed | (side < 0), x, x - far[0])
+    u = np.where(fixed | (side > 0), x, x + far[1])
+    g = -side * rng.uniform(0.1, 1, n)
+    return H, H @ x - g, l, u, x, side
+
+
+def box_quadratic_derivatives(H, x, side):
+    """``dx`` in H, p, l and u, one column at a time."""
+    n, free = len(x), side == 0
+
+    def moved(dH, dp, dl, du):
+        dx = np.where(side < 0, dl, np.where(side > 0, du, 0.0))
+        return dx + reduced_solve(H, dp - dH @ x - H @ dx, free)
+
+    zero, none, I = np.zeros(n), np.zeros((n, n)), np.eye(n)
+    in_H = np.empty((n, n, n))
+    for i in range(n):
+        for j in range(n):  # f sees the symmetric part of H
+            half = (np.outer(I[i], I[j]) + np.outer(I[j], I[i])) / 2
+            in_H[:, i, j] = moved(half, zero, zero, zero)
+    return (
+        in_H,
+        np.stack([moved(none, e, zero, zero) for e in I], axis=1),
+        np.stack([moved(none, zero, e, zero) for e in I], axis=1),
+        np.stack([moved(none, zero, zero, e) for e in I], axis=1),
+    )

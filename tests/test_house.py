@@ -19,7 +19,7 @@ PACKAGE = ROOT / "jaxlbfgsb"
 ORDER = (  # from the ground up
     "types varying status packing kernel small box memory model inverse cauchy subspace direction "
     "line_search stopping core loop lanes precision pytrees options result closures jaxprs tracing "
-    "callbacks minimize batch asktell "
+    "forward_only linear_solve implicit callbacks solve minimize batch asktell "
     "host foreign scipy_bounds scipy_api"
 ).split()
 
@@ -81,7 +81,9 @@ def test_the_version_has_one_source():
     assert jaxlbfgsb.__version__ in (ROOT / "CHANGELOG.md").read_text()
 
 
-@pytest.mark.parametrize("module", ["asktell", "batch", "inverse", "minimize", "scipy_api"])
+@pytest.mark.parametrize(
+    "module", ["asktell", "batch", "forward_only", "inverse", "minimize", "scipy_api"]
+)
 def test_examples_in_docstrings(module):
     results = doctest.testmod(importlib.import_module(f"jaxlbfgsb.{module}"))
     assert results.attempted > 0
