@@ -51,7 +51,7 @@ def _two_loops(memory: Memory, v: Vector) -> Vector:
         alpha = lax.dynamic_index_in_dim(alphas, place, keepdims=False)
         return r + (alpha - dot(y, r) / sy) * s
 
-    start = (v, jnp.zeros(m, v.dtype))
+    start = (v, jnp.zeros_like(memory.products[0, :m]))
     q, alphas = lax.fori_loop(0, memory.count, newest_to_oldest, start)
     return lax.fori_loop(0, memory.count, oldest_to_newest, q / memory.theta)
 

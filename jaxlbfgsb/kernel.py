@@ -146,8 +146,9 @@ def _fits(eqn: Any) -> bool:
 
 
 def _is_plain(dtype: Any) -> bool:
-    """Numbers that the processor has; neither half precision nor keys."""
-    return dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize >= 4)
+    """Numbers that the processor has; neither half precision nor random keys."""
+    kind = getattr(dtype, "kind", "")
+    return kind in ("b", "i", "u") or (kind == "f" and dtype.itemsize >= 4)
 
 
 def _is_small_product(eqn: Any) -> bool:

@@ -68,7 +68,7 @@ def _product_by_terms(A: jax.Array, B: jax.Array) -> jax.Array:
     def add(k: jax.Array, total: jax.Array) -> jax.Array:
         return total + _column(A, k)[:, None] * _row(B, k)[None, :]
 
-    return lax.fori_loop(0, A.shape[1], add, jnp.zeros((A.shape[0], B.shape[1]), A.dtype))
+    return lax.fori_loop(1, A.shape[1], add, A[:, :1] * B[:1, :])
 
 
 def _cholesky_by_columns(A: jax.Array) -> jax.Array:
