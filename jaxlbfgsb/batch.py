@@ -25,7 +25,7 @@ from jaxlbfgsb.box import Box
 from jaxlbfgsb.core import Options, Phase, State, advance
 from jaxlbfgsb.implicit import Rule
 from jaxlbfgsb.options import checked_maxcor, checked_options
-from jaxlbfgsb.pytrees import checked_bounds, checked_x0
+from jaxlbfgsb.pytrees import checked_bounds, checked_x0, dtype_of
 from jaxlbfgsb.result import OptimizeResult
 from jaxlbfgsb.solve import begin, finish, objective, solve
 from jaxlbfgsb.tracing import Data, Program, Returns, trace
@@ -114,7 +114,7 @@ def minimize_batch(
     x_lane = checked_x0(x_lane)
     sides = checked_bounds(bounds_lane, x_lane)
     m = checked_maxcor(maxcor)
-    dtype = jnp.result_type(*jax.tree.leaves(x_lane))
+    dtype = dtype_of(x_lane)
     options = checked_options(dtype, ftol, gtol, gtol_rel, maxiter, maxfun, maxls)
     returns = Returns(gradient=value_and_grad, aux=has_aux)
     program, data = trace(fun, x_lane, args_lane, returns, sides)

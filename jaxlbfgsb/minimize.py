@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
 from jaxlbfgsb.box import Box
 from jaxlbfgsb.callbacks import Callback, wants_to_stop
@@ -15,7 +14,14 @@ from jaxlbfgsb.core import Event, Options, Phase, State, halt
 from jaxlbfgsb.implicit import checked_rule
 from jaxlbfgsb.loop import run
 from jaxlbfgsb.options import checked_maxcor, checked_options
-from jaxlbfgsb.pytrees import BoundLeaves, checked_bounds, checked_x0, is_traced, raveled
+from jaxlbfgsb.pytrees import (
+    BoundLeaves,
+    checked_bounds,
+    checked_x0,
+    dtype_of,
+    is_traced,
+    raveled,
+)
 from jaxlbfgsb.result import OptimizeResult
 from jaxlbfgsb.solve import begin, finish, objective, solve
 from jaxlbfgsb.tracing import Data, Program, Returns, trace
@@ -147,7 +153,7 @@ def minimize(
     x0 = checked_x0(x0)
     lower, upper = checked_bounds(bounds, x0)
     m = checked_maxcor(maxcor)
-    dtype = jnp.result_type(*jax.tree.leaves(x0))
+    dtype = dtype_of(x0)
     options = checked_options(dtype, ftol, gtol, gtol_rel, maxiter, maxfun, maxls)
     rule = checked_rule(implicit_diff, implicit_solve)
     program, data = trace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -23,6 +24,7 @@ def checked_maxcor(maxcor: Any) -> int:
     return int(maxcor)
 
 
+@functools.lru_cache(maxsize=8)
 def default_tolerances(dtype: Any) -> tuple[float, float]:
     """``ftol, gtol`` where none are given: SciPy's in float64, in float32 what it can hold."""
     eps = float(np.finfo(dtype).eps)
@@ -33,12 +35,24 @@ def checked_options(
     dtype: Any, ftol: Any, gtol: Any, gtol_rel: Any, maxiter: Any, maxfun: Any, maxls: Any
 ) -> Options:
     """The options with defaults filled in; values that are known now are checked now."""
-    default_ftol, default_gtol = default_tolerances(dtype)
-    tolerances = {
-        "ftol": default_ftol if ftol is None else ftol,
-        "gtol": default_gtol if gtol is None else gtol,
-        "gtol_rel": gtol_rel,
-    }
+    default_ftol, default_gtol = default_tolerances(np.dtype(dtype))
+    ftol = default_ftol if ftol is None else ftol
+    gtol = default_gtol if gtol is None else gtol
+    values = (ftol, gtol, gtol_rel, maxiter, maxfun, maxls)
+    if all(type(value) in (int, float) for value in values):
+        return _on_device(np.dtype(dtype), *values)
+    return _checked(*values)
+
+
+@functools.lru_cache(maxsize=64)
+def _on_device(dtype: np.dtype, *values: float) -> Options:
+    """Numbers that most calls share, as arrays that are there already."""
+    with jax.ensure_compile_time_eval():
+        return strict_options(_checked(*values), dtype)
+
+
+def _checked(ftol: Any, gtol: Any, gtol_rel: Any, maxiter: Any, maxfun: Any, maxls: Any) -> Options:
+    tolerances = {"ftol": ftol, "gtol": gtol, "gtol_rel": gtol_rel}
     limits = {"maxiter": maxiter, "maxfun": maxfun, "maxls": maxls}
     for name, value in tolerances.items():
         if _known_number(name, value) and not value >= 0:
@@ -56,8 +70,6 @@ def checked_options(
 
 def _known_number(name: str, value: Any) -> bool:
     """True for a number, False for a traced scalar; an error for anything else."""
-    if type(value) in (int, float):  # nearly always, and fast
-        return True
     if np.shape(value) != ():
         raise ValueError(f"{name} must be a scalar; it has shape {np.shape(value)}.")
     if isinstance(value, jax.core.Tracer):

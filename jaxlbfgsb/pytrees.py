@@ -150,6 +150,12 @@ def _check_values(low: Any, high: Any, dtype: np.dtype) -> None:
             )
 
 
+def dtype_of(x: PyTree) -> np.dtype:
+    """The dtype of the raveled variables."""
+    dtypes = {np.dtype(leaf.dtype) for leaf in jax.tree.leaves(x)}
+    return dtypes.pop() if len(dtypes) == 1 else np.dtype(jnp.result_type(*dtypes))
+
+
 def raveled(x: PyTree) -> tuple[Vector, Callable[[Vector], PyTree]]:
     """One vector of all variables, and the way back."""
     return ravel_pytree(x)
