@@ -46,6 +46,7 @@ def minimize(
     callback: Callback | None = None,
     implicit_diff: bool | Literal["nan_if_failed"] = True,
     implicit_solve: Literal["auto", "dense", "iterative"] = "auto",
+    implicit_polish: bool = False,
 ) -> OptimizeResult:
     """Minimise a smooth function of bounded variables with L-BFGS-B, compiled.
 
@@ -100,6 +101,9 @@ def minimize(
         The linear system of the implicit derivative: "dense" (n x n), "iterative"
         (conjugate residuals with Hessian-vector products, to a relative residual of 1e-10, in
         float32 1e-5), or "auto": dense up to 256 variables.
+    implicit_polish
+        Take the derivative after one more Newton step on the free variables, which squares
+        the error that it inherits from that of x.  The result itself stays as it is.
 
     Returns
     -------
@@ -155,7 +159,7 @@ def minimize(
     m = checked_maxcor(maxcor)
     dtype = dtype_of(x0)
     options = checked_options(dtype, ftol, gtol, gtol_rel, maxiter, maxfun, maxls)
-    rule = checked_rule(implicit_diff, implicit_solve)
+    rule = checked_rule(implicit_diff, implicit_solve, implicit_polish)
     program, data = trace(
         fun, x0, args, Returns(gradient=value_and_grad, aux=has_aux), (lower, upper)
     )

@@ -5,6 +5,7 @@ matrices, loops over variables, pairs in the order of their age.
 """
 
 import numpy as np
+from scipy.linalg import solveh_banded
 
 
 def random_pairs(rng, n, count, scale=1.0):
@@ -210,6 +211,16 @@ def reduced_solve(H, b, free):
     v = np.zeros(len(b))
     v[free] = np.linalg.lstsq(H[np.ix_(free, free)], b[free], rcond=1e-12)[0]
     return v
+
+
+def chain_adjoint(x, free):
+    """``v`` with ``H_FF v_F = 2 x_F`` for ``sum (x - p)^2 + (x_{i+1} - x_i)^2 + x^4``."""
+    links = np.full(len(x), 2.0)
+    links[[0, -1]] = 1
+    bands = np.zeros((2, len(x)))
+    bands[0] = np.where(free, 2 + 2 * links + 12 * x**2, 1)
+    bands[1, :-1] = np.where(free[:-1] & free[1:], -2, 0)
+    return solveh_banded(bands, np.where(free, 2 * x, 0), lower=True)
 
 
 def box_quadratic(rng, n):
