@@ -84,7 +84,7 @@ class Problem(NamedTuple):
 
 def checked_rule(implicit_diff: Any, implicit_solve: Any, implicit_polish: Any) -> Rule:
     """The rule that the keywords of the front door ask for."""
-    if not any(implicit_diff is policy or implicit_diff == policy for policy in _POLICIES):
+    if implicit_diff not in _POLICIES:
         raise ValueError(
             f"implicit_diff must be True, False or 'nan_if_failed'; it is {implicit_diff!r}."
         )
