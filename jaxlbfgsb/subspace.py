@@ -26,7 +26,7 @@ run stalls away from the solution: the bounded example of SciPy's documentation 
 
 def subspace_minimizer(x: Vector, g: Vector, box: Box, B: Model, cauchy: CauchyPoint) -> Vector:
     """``xhat``: where the model is least over the free variables, pulled into the box."""
-    xc, c, free = cauchy
+    xc, c, free = cauchy.xc, cauchy.c, cauchy.free
     r = B.W_times(B.M_times(c)) - B.theta * (xc - x) - g
     return _into_the_box(x, g, box, xc, B.solve_free(free, r))
 
