@@ -126,9 +126,7 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
     dt = jnp.where(any_left, dt, 0)
     met = (t < last.t) | ((t == last.t) & (index <= last.crossed))
     xc = jnp.where(met, _bound_met(g, index, box), project(x + (last.t + dt) * d, box))
-    return CauchyPoint(
-        xc=xc, c=last.c + dt * last.p, free=~(held | met), t=last.t + dt, p=last.p
-    )
+    return CauchyPoint(xc=xc, c=last.c + dt * last.p, free=~(held | met), t=last.t + dt, p=last.p)
 
 
 def _bound_met(g: jax.Array, index: jax.Array, box: Box) -> jax.Array:
@@ -157,9 +155,7 @@ def _cross_chunks(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar
     return lax.while_loop(goes_on, cross(large), after)
 
 
-def _cross_chunk(
-    s: _Segment, size: int, t: Vector, d: Vector, B: Model, floor: Scalar
-) -> _Segment:
+def _cross_chunk(s: _Segment, size: int, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
     """All breakpoints from `s` to the minimiser, at most `size` of them.
 
     With ``G`` the square of the direction, ``f2 = theta G - p'Mp`` and

@@ -44,10 +44,7 @@ def soonest(
     """
     n = t.shape[0]
     candidate = ahead & jnp.isfinite(t)
-    if n <= size:
-        near = candidate
-    else:
-        near = candidate & _at_most(t, candidate, first, horizon, size)
+    near = candidate if n <= size else candidate & _at_most(t, candidate, first, horizon, size)
     (b,) = jnp.nonzero(near, size=size, fill_value=n)
     b = b.astype(jnp.int32)
     return b, ahead & ~(near & (jnp.arange(n) <= b[-1]))

@@ -28,6 +28,7 @@ from jaxlbfgsb import small
 from jaxlbfgsb.kernel import FEW_VARIABLES, kernel_within
 from jaxlbfgsb.memory import Memory, ages, dot
 from jaxlbfgsb.types import (
+    Boolean,
     Coefficients,
     Integer,
     Mask,
@@ -37,6 +38,11 @@ from jaxlbfgsb.types import (
     SquareMatrix,
     Vector,
 )
+
+BLOCK = 2048
+"""Variables at a time in the densest pass: so many stay in a cache."""
+LEAST_SHARE = 0.1
+"""Of the free variables in the square of a pair, for a difference that keeps its digits."""
 
 
 class Dense(NamedTuple):
@@ -140,8 +146,35 @@ class Compact(NamedTuple):
         """
         r = jnp.where(free, r, 0)
         solve = kernel_within(solve_K, r.shape[0])
-        v = solve(self.memory, products_by_side(self.memory, free), self.W_transposed_times(r))
+        by_side = products_by_side(self.memory, free)
+        v = solve(_without_pairs(self.memory), by_side, self.W_transposed_times(r))
         return jnp.where(free, (r + self.W_times(v) / self.theta) / self.theta, 0)
+
+    def solve_free_on_path(
+        self, free: Mask, g: Vector, t: Scalar, c: Coefficients, p: Coefficients
+    ) -> Vector:
+        """`solve_free` for ``r = (theta t - 1) g + W M c`` where ``p = -W'ZZ'g``.
+
+        That is minus the gradient of the model at ``x - t g`` in F.  Then
+        ``W'ZZ'r = (1 - theta t) p + W'ZZ'W M c`` takes no pass over the history, and the
+        two products with ``W`` in the solution are one.
+        """
+        n = g.shape[0]
+        small_memory = _without_pairs(self.memory)
+        by_side = products_by_side(self.memory, free)
+        along = self.theta * t - 1
+        estimate = kernel_within(_restricted_products, n)
+        Mc, with_r, is_accurate = estimate(
+            small_memory, self.scale, self.P, self.invD, by_side, c, along, p
+        )
+
+        def measure() -> Coefficients:
+            return self.W_transposed_times(jnp.where(free, along * g + self.W_times(Mc), 0))
+
+        with_r = lax.cond(is_accurate, lambda: with_r, measure)
+        v = kernel_within(solve_K, n)(small_memory, by_side, with_r)
+        step = (along * g + self.W_times(Mc + v / self.theta)) / self.theta
+        return jnp.where(free, step, 0)
 
 
 def compact(memory: Memory) -> Compact:
@@ -183,6 +216,39 @@ def model(memory: Memory) -> Model:
     return dense(memory) if n <= rows else compact(memory)
 
 
+def _without_pairs(memory: Memory) -> Memory:
+    """All but the history itself, which a kernel would copy."""
+    return memory._replace(pairs=memory.pairs[:, :0])
+
+
+def _restricted_products(
+    memory: Memory,
+    scale: Coefficients,
+    P: jax.Array,
+    invD: Coefficients,
+    by_side: MiddleMatrix,
+    c: Coefficients,
+    along: Scalar,
+    p: Coefficients,
+) -> tuple[Coefficients, Coefficients, Boolean]:
+    """``M c``, ``W'ZZ'W M c - along p``, and whether the second has all its digits.
+
+    ``S'ZZ'S`` is a difference; it has lost digits where the free variables have a small
+    share in a pair.
+    """
+    m = P.shape[0]
+    Mc = dot(dot(P, c), P) - invD * c
+    ss = memory.products[m:, m:]
+    free_ss = ss - by_side[m:, m:]
+    of_y, of_s = (scale * Mc)[:m], (scale * Mc)[m:]
+    with_y = dot(by_side[:m, :m], of_y) + dot(by_side[:m, m:], of_s)
+    with_s = dot(of_y, by_side[:m, m:]) + dot(free_ss, of_s)
+    share = jnp.diagonal(free_ss) >= LEAST_SHARE * jnp.diagonal(ss)
+    used, _, _ = _order(memory.place, memory.count, m)
+    is_accurate = jnp.all(share | ~used)
+    return Mc, scale * jnp.concatenate([with_y, with_s]) - along * p, is_accurate
+
+
 def products_by_side(memory: Memory, free: Mask) -> MiddleMatrix:
     """``[Y'ZZ'Y, Y'ZZ'S; S'AA'Y, S'AA'S]``: y summed over the free, s over the active variables.
 
@@ -192,14 +258,32 @@ def products_by_side(memory: Memory, free: Mask) -> MiddleMatrix:
     """
     rows, n = memory.pairs.shape
     m = rows // 2
-    product = small.product if n <= FEW_VARIABLES else dot
 
-    def measure(pairs: PairRows) -> MiddleMatrix:
+    def measure(pairs: PairRows, free: Mask) -> MiddleMatrix:
         is_y = jnp.arange(rows)[:, None] < m
+        product = small.product if n <= FEW_VARIABLES else dot
         return product(jnp.where(is_y == free, pairs, 0), pairs.T)
 
+    def measure_by_blocks(pairs: PairRows, free: Mask) -> MiddleMatrix:
+        """Block by block, so that no masked copy leaves the cache."""
+
+        def add(i: Integer, total: MiddleMatrix) -> MiddleMatrix:
+            start = jnp.minimum(i * BLOCK, n - BLOCK)
+            block = lax.dynamic_slice_in_dim(pairs, start, BLOCK, axis=1)
+            is_free = lax.dynamic_slice_in_dim(free, start, BLOCK)
+            is_new = start + jnp.arange(BLOCK) >= i * BLOCK
+            is_y = jnp.arange(rows)[:, None] < m
+            return total + dot(jnp.where((is_y == is_free) & is_new, block, 0), block.T)
+
+        return lax.fori_loop(0, -(-n // BLOCK), add, jnp.zeros_like(memory.products))
+
+    def measure_there(pairs: PairRows) -> MiddleMatrix:
+        if n <= BLOCK:
+            return measure(pairs, free)
+        return lax.platform_dependent(pairs, free, cpu=measure_by_blocks, default=measure)
+
     all_free = memory.products.at[m:].set(0)
-    return lax.cond(jnp.all(free), lambda pairs: all_free, measure, memory.pairs)
+    return lax.cond(jnp.all(free), lambda pairs: all_free, measure_there, memory.pairs)
 
 
 def solve_K(memory: Memory, by_side: MiddleMatrix, v: Coefficients) -> Coefficients:
