@@ -45,8 +45,7 @@ def soonest(
     n = t.shape[0]
     candidate = ahead & jnp.isfinite(t)
     near = candidate if n <= size else candidate & _at_most(t, candidate, first, horizon, size)
-    (b,) = jnp.nonzero(near, size=size, fill_value=n)
-    b = b.astype(jnp.int32)
+    b = _positions(near, size)
     return b, ahead & ~(near & (jnp.arange(n) <= b[-1]))
 
 
@@ -74,6 +73,19 @@ def _at_most(t: Vector, candidate: Mask, first: Scalar, horizon: Scalar, size: i
     zero = jnp.zeros_like(first, jnp.int32)
     width, taken, _ = lax.while_loop(goes_on, count, (horizon - first, zero, zero))
     return jnp.where(taken > 0, bucket(width) < taken, t == first)
+
+
+def _positions(mask: Mask, size: int) -> jax.Array:
+    """The first `size` indices where it holds, padded with n."""
+    n = mask.shape[0]
+    tiles = jnp.pad(mask, (0, -n % TILE)).reshape(-1, TILE).astype(jnp.float32)
+    within = _dot(tiles, np.triu(np.ones((TILE, TILE), np.float32))).astype(jnp.int32)
+    totals = within[:, -1]
+    before = jnp.cumsum(totals) - totals
+    place = (within + before[:, None]).reshape(-1)[:n] - 1
+    place = jnp.where(mask, place, size)
+    index = jnp.arange(n, dtype=jnp.int32)
+    return jnp.full(size, n, jnp.int32).at[place].set(index, mode="drop")
 
 
 def prefix_sums(A: jax.Array) -> jax.Array:
