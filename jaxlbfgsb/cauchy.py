@@ -9,13 +9,14 @@ Notation: ``t`` breakpoints (4.1); ``d`` the direction of the current segment;
 moved; ``w_b`` its row of ``W``.
 
 Most searches cross few breakpoints: those are walked one at a time, each found by a
-minimum over the breakpoints not yet crossed.  A search that goes on sorts what is left,
-once, and then takes the segments in chunks: the recurrences of Algorithm CP are running
-sums, so all segments of a chunk are known at once.
+minimum over the breakpoints not yet crossed.  A search that goes on takes the segments in
+chunks, which `soonest` finds without sorting all of them: ``p`` and ``c`` are running sums,
+so all segments of a chunk are known at once, and ``f1`` and ``f2`` follow from them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -24,15 +25,18 @@ import numpy as np
 from jax import lax
 
 from jaxlbfgsb.box import Box, breakpoints, is_held, project
+from jaxlbfgsb.chunks import prefix_sums, soonest
 from jaxlbfgsb.kernel import FEW_VARIABLES
 from jaxlbfgsb.memory import dot
 from jaxlbfgsb.model import Model
 from jaxlbfgsb.types import Coefficients, Integer, Mask, Scalar, Vector
 
-WALKED = 16
-"""Breakpoints crossed one at a time before the rest is sorted, in many variables."""
-CHUNK = 512
-"""Breakpoints crossed together after that; bounds the memory to CHUNK rows of W."""
+WALKED = 3
+"""Breakpoints crossed one at a time before chunks are, in many variables."""
+CHUNK = 128
+"""Breakpoints crossed together in the first chunk."""
+CHUNKS_SHARE = 64
+"""Later chunks hold ``n / CHUNKS_SHARE`` breakpoints, which bounds the memory."""
 
 
 class CauchyPoint(NamedTuple):
@@ -42,6 +46,10 @@ class CauchyPoint(NamedTuple):
     """``W'(xc - x)``."""
     free: Mask
     """The free set F: variables whose breakpoint was not met."""
+    t: Scalar
+    """Where on the path: ``xc - x = -t g`` in F, to rounding."""
+    p: Coefficients
+    """``W'd`` of the last segment, whose d is ``-g`` in F and zero elsewhere."""
 
 
 class _Segment(NamedTuple):
@@ -111,16 +119,14 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
         last = lax.while_loop(goes_on, cross, first)
     else:
         last = lax.while_loop(lambda s: goes_on(s) & (s.walked < WALKED), cross, first)
-        # A loop of at most one turn instead of a branch: under vmap a branch would
-        # sort in every lane and every iteration.
-        last = lax.while_loop(goes_on, lambda s: _cross_sorted(s, t, x, g, box, B, floor), last)
+        last = _cross_chunks(last, t, d, B, floor)
 
     dt = jnp.maximum(-last.f1 / last.f2, 0)
     any_left = some_unbounded | jnp.isfinite(last.next_t)
     dt = jnp.where(any_left, dt, 0)
     met = (t < last.t) | ((t == last.t) & (index <= last.crossed))
     xc = jnp.where(met, _bound_met(g, index, box), project(x + (last.t + dt) * d, box))
-    return CauchyPoint(xc=xc, c=last.c + dt * last.p, free=~(held | met))
+    return CauchyPoint(xc=xc, c=last.c + dt * last.p, free=~(held | met), t=last.t + dt, p=last.p)
 
 
 def _bound_met(g: jax.Array, index: jax.Array, box: Box) -> jax.Array:
@@ -130,63 +136,72 @@ def _bound_met(g: jax.Array, index: jax.Array, box: Box) -> jax.Array:
     return jnp.where(g < 0, box.upper[index], box.lower[index])
 
 
-def _cross_sorted(
-    start: _Segment, t: Vector, x: Vector, g: Vector, box: Box, B: Model, floor: Scalar
-) -> _Segment:
-    """All breakpoints after `start`, sorted once and crossed a chunk at a time."""
+def _cross_chunks(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
+    """As far as the search goes from `start`: a small chunk, then large ones."""
+    n = t.shape[0]
+
+    def goes_on(s: _Segment) -> jax.Array:
+        return (-s.f1 / s.f2 >= s.next_t - s.t) & jnp.isfinite(s.next_t)
+
+    def few_crossed(s: _Segment) -> jax.Array:
+        return s.walked <= start.walked
+
+    def cross(size: int) -> Callable[[_Segment], _Segment]:
+        return lambda s: _cross_chunk(s, size, t, d, B, floor)
+
+    # Loops of at most one turn instead of branches, which would run in every lane of vmap.
+    small, large = min(CHUNK, n), min(max(4 * CHUNK, n // CHUNKS_SHARE), n)
+    after = lax.while_loop(lambda s: goes_on(s) & few_crossed(s), cross(small), start)
+    return lax.while_loop(goes_on, cross(large), after)
+
+
+def _cross_chunk(s: _Segment, size: int, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
+    """All breakpoints from `s` to the minimiser, at most `size` of them.
+
+    With ``G`` the square of the direction, ``f2 = theta G - p'Mp`` and
+    ``f1 = (theta t - 1) G - p'Mc``.
+    """
     n = t.shape[0]
     index = jnp.arange(n, dtype=jnp.int32)
-    ahead = (t > start.t) | ((t == start.t) & (index > start.crossed))
-    sorted_t, order = lax.sort((jnp.where(ahead, t, jnp.inf), index), num_keys=1, is_stable=True)
-    padding = (0, CHUNK + 1)
-    sorted_t = jnp.pad(sorted_t, padding, constant_values=jnp.inf)
-    order = jnp.pad(order, padding)
+    ahead = (t > s.t) | ((t == s.t) & (index > s.crossed))
+    b, left = soonest(t, ahead, s.next_t, s.t - 4 * s.f1 / s.f2, size)
+    real = b < n
+    times, b = lax.sort((jnp.where(real, t[b], jnp.inf), b), num_keys=1, is_stable=True)
+    real = b < n
+    later = jnp.min(jnp.where(left, t, jnp.inf))
+    next_times = jnp.append(times[1:], jnp.inf)
+    next_times = jnp.where(jnp.isfinite(next_times), next_times, later)
 
-    def cross_chunk(carry: tuple[_Segment, Integer]) -> tuple[_Segment, Integer]:
-        s, done = carry
-        times = lax.dynamic_slice(sorted_t, (done,), (CHUNK + 1,))
-        b = lax.dynamic_slice(order, (done,), (CHUNK,))
-        real = jnp.isfinite(times[:-1])
-        w = jnp.where(real, B.rows(b), 0)
-        g_b = jnp.where(real, g[b], 0)
-        z_b = jnp.where(real, _bound_met(g[b], b, box) - x[b], 0)
-        dt = jnp.where(real, times[:-1] - jnp.append(s.t, times[:-2]), 0)
+    d_b = jnp.where(real, d[b], 0)
+    dt = jnp.where(real, times - s.t, 0)
+    step_p = -d_b * jnp.where(real, B.rows(jnp.minimum(b, n - 1)), 0)
+    steps = jnp.concatenate([step_p, dt * step_p, (d_b**2)[None, :]])
+    sums = prefix_sums(lax.optimization_barrier(steps))
+    rows = s.p.shape[0]
+    p = s.p[:, None] + sums[:rows]
+    c = s.c[:, None] + dt * p - sums[rows : 2 * rows]
+    ahead_d = jnp.where(ahead, d, 0)
+    G = dot(ahead_d, ahead_d) - sums[2 * rows]
+    p, c = lax.optimization_barrier((p, c))
+    Mp = lax.optimization_barrier(B.M_times(p))
+    f2 = jnp.maximum(B.theta * G - jnp.sum(Mp * p, axis=0), floor)
+    f1 = (B.theta * times - 1) * G - jnp.sum(Mp * c, axis=0)
 
-        step_p = g_b * w
-        p = s.p[:, None] + jnp.cumsum(step_p, axis=1)
-        p_before = p - step_p
-        c = s.c[:, None] + jnp.cumsum(dt * p_before, axis=1)
-        Mw = B.M_times(w)
-        change = -B.theta * g_b**2 - 2 * g_b * jnp.sum(Mw * p_before, axis=0)
-        change = change - g_b**2 * jnp.sum(Mw * w, axis=0)
-        f2_free = s.f2 + jnp.cumsum(change)
-        f2 = jnp.maximum(f2_free, floor)
-        f2_before = jnp.append(s.f2, f2[:-1])
-        change = dt * f2_before + g_b**2 + B.theta * g_b * z_b - g_b * jnp.sum(Mw * c, axis=0)
-        f1 = s.f1 + jnp.cumsum(change)
+    stops = ~(-f1 / f2 >= next_times - times) | ~jnp.isfinite(next_times)
+    position = jnp.arange(size, dtype=jnp.int32)
+    last = jnp.sum(real, dtype=jnp.int32) - 1
+    k = jnp.min(jnp.where(stops, position, last))
 
-        stops = ~(-f1 / f2 >= times[1:] - times[:-1]) | ~jnp.isfinite(times[1:])
-        position = jnp.arange(CHUNK, dtype=jnp.int32)
-        k = jnp.min(jnp.where(stops, position, CHUNK - 1))
+    def at_k(values: jax.Array) -> jax.Array:
+        return lax.dynamic_index_in_dim(values, k, axis=-1, keepdims=False)
 
-        def at_k(values: jax.Array) -> jax.Array:
-            return lax.dynamic_index_in_dim(values, k, axis=-1, keepdims=False)
-
-        segment = _Segment(
-            t=at_k(times[:-1]),
-            crossed=at_k(b),
-            next_t=at_k(times[1:]),
-            f1=at_k(f1),
-            f2=at_k(f2),
-            p=at_k(p),
-            c=at_k(c),
-            walked=s.walked + k + 1,
-        )
-        return segment, done + CHUNK
-
-    def goes_on(carry: tuple[_Segment, Integer]) -> jax.Array:
-        s, _ = carry
-        return -s.f1 / s.f2 >= s.next_t - s.t
-
-    last, _ = lax.while_loop(goes_on, cross_chunk, (start, jnp.zeros_like(start.walked)))
-    return last
+    return _Segment(
+        t=at_k(times),
+        crossed=at_k(b),
+        next_t=at_k(next_times),
+        f1=at_k(f1),
+        f2=at_k(f2),
+        p=at_k(p),
+        c=at_k(c),
+        walked=s.walked + k + 1,
+    )

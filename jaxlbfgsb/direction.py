@@ -33,7 +33,7 @@ def new_direction(x: Vector, g: Vector, box: Box, pairs: Memory) -> tuple[Vector
         xhat = _newton_step(x, g, pairs)
     else:
         xhat = lax.cond(
-            is_constrained(box),
+            is_constrained(box) & stored,
             lambda: _constrained_step(x, g, box, pairs),
             lambda: _newton_step(x, g, pairs),
         )

@@ -13,7 +13,7 @@ positive definite.
 
 Notation: ``D`` the diagonal of ``S'Y`` (3.6); ``L`` its part below the diagonal by age
 (3.5); ``M`` the middle matrix (3.4); ``F`` the free variables, ``A`` the others; ``Z``
-the columns of the identity in F; ``K`` the matrix of (5.9)-(5.11).
+the columns of the identity in F.
 """
 
 from __future__ import annotations
@@ -25,14 +25,20 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlbfgsb import small
-from jaxlbfgsb.kernel import FEW_VARIABLES, small_kernel
-from jaxlbfgsb.memory import Memory, ages, dot
+from jaxlbfgsb.kernel import small_kernel
+from jaxlbfgsb.memory import Memory, dot
+from jaxlbfgsb.reduced import (
+    order,
+    products_by_side,
+    restricted_products,
+    solve_K,
+    without_pairs,
+)
 from jaxlbfgsb.types import (
     Coefficients,
     Integer,
     Mask,
     MiddleMatrix,
-    PairRows,
     Scalar,
     SquareMatrix,
     Vector,
@@ -140,8 +146,35 @@ class Compact(NamedTuple):
         """
         r = jnp.where(free, r, 0)
         solve = small_kernel(solve_K, r.shape[0])
-        v = solve(self.memory, products_by_side(self.memory, free), self.W_transposed_times(r))
+        by_side = products_by_side(self.memory, free)
+        v = solve(without_pairs(self.memory), by_side, self.W_transposed_times(r))
         return jnp.where(free, (r + self.W_times(v) / self.theta) / self.theta, 0)
+
+    def solve_free_on_path(
+        self, free: Mask, g: Vector, t: Scalar, c: Coefficients, p: Coefficients
+    ) -> Vector:
+        """`solve_free` for ``r = (theta t - 1) g + W M c`` where ``p = -W'ZZ'g``.
+
+        That is minus the gradient of the model at ``x - t g`` in F.  Then
+        ``W'ZZ'r = (1 - theta t) p + W'ZZ'W M c`` takes no pass over the history, and the
+        two products with ``W`` in the solution are one.
+        """
+        n = g.shape[0]
+        small_memory = without_pairs(self.memory)
+        by_side = products_by_side(self.memory, free)
+        along = self.theta * t - 1
+        estimate = small_kernel(restricted_products, n)
+        Mc, with_r, is_accurate = estimate(
+            small_memory, self.scale, self.P, self.invD, by_side, c, along, p
+        )
+
+        def measure() -> Coefficients:
+            return self.W_transposed_times(jnp.where(free, along * g + self.W_times(Mc), 0))
+
+        with_r = lax.cond(is_accurate, lambda: with_r, measure)
+        v = small_kernel(solve_K, n)(small_memory, by_side, with_r)
+        step = (along * g + self.W_times(Mc + v / self.theta)) / self.theta
+        return jnp.where(free, step, 0)
 
 
 def compact(memory: Memory) -> Compact:
@@ -155,7 +188,7 @@ def _middle(
     products: MiddleMatrix, theta: Scalar, place: Integer, count: Integer
 ) -> tuple[Coefficients, jax.Array, Coefficients]:
     m = products.shape[0] // 2
-    used, both_used, is_newer = _order(place, count, m)
+    used, both_used, is_newer = order(place, count, m)
     identity = jnp.eye(m, dtype=theta.dtype)
     sy, ss = products[m:, :m], products[m:, m:]
     invD = 1 / jnp.where(used, jnp.diagonal(sy), 1)
@@ -167,13 +200,6 @@ def _middle(
     return scale, P, jnp.concatenate([invD, jnp.zeros_like(invD)])
 
 
-def _order(place: Integer, count: Integer, m: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Which places are used, which pairs of them, and where row is newer than column."""
-    age = ages(place, m)
-    used = age < count
-    return used, used[:, None] & used[None, :], age[:, None] < age[None, :]
-
-
 Model: TypeAlias = Dense | Compact
 
 
@@ -181,52 +207,3 @@ def model(memory: Memory) -> Model:
     """The form that is cheaper to work with."""
     rows, n = memory.pairs.shape
     return dense(memory) if n <= rows else compact(memory)
-
-
-def products_by_side(memory: Memory, free: Mask) -> MiddleMatrix:
-    """``[Y'ZZ'Y, Y'ZZ'S; S'AA'Y, S'AA'S]``: y summed over the free, s over the active variables.
-
-    These are the sums that K is made of; none is a difference of others, which would lose
-    digits where one side dominates.  The densest pass of an iteration, left out where
-    nothing is active.
-    """
-    rows, n = memory.pairs.shape
-    m = rows // 2
-    product = small.product if n <= FEW_VARIABLES else dot
-
-    def measure(pairs: PairRows) -> MiddleMatrix:
-        is_y = jnp.arange(rows)[:, None] < m
-        return product(jnp.where(is_y == free, pairs, 0), pairs.T)
-
-    all_free = memory.products.at[m:].set(0)
-    return lax.cond(jnp.all(free), lambda pairs: all_free, measure, memory.pairs)
-
-
-def solve_K(memory: Memory, by_side: MiddleMatrix, v: Coefficients) -> Coefficients:
-    """``inv(K) v`` given the inner products of `products_by_side`.
-
-    ``K = inv(M) - W'ZZ'W / theta = [[-D - Y'ZZ'Y / theta, L_a' - R_z'],
-    [L_a - R_z, theta S'AA'S]]``, where ``L_a`` is the part of ``S'AA'Y`` below the diagonal
-    by age and ``R_z`` the rest of ``S'ZZ'Y``.  ``-D - ...`` is negative definite and its
-    Schur complement positive definite: two Cholesky factorisations, which fail (NaN) where
-    ``B`` lost definiteness.
-    """
-    m = memory.pairs.shape[0] // 2
-    used, both_used, is_newer = _order(memory.place, memory.count, m)
-    identity = jnp.eye(m, dtype=v.dtype)
-    theta = memory.theta
-
-    D = jnp.where(used, jnp.diagonal(memory.products[m:, :m]), 1)
-    K11 = jnp.where(both_used, by_side[:m, :m] / theta, 0) + D * identity  # its negative
-    R_z = by_side[:m, m:].T
-    K21 = jnp.where(both_used, jnp.where(is_newer, by_side[m:, :m], -R_z), 0)
-    K22 = jnp.where(both_used, theta * by_side[m:, m:], identity)
-
-    C1 = small.cholesky(K11)
-    E = small.solve_lower(C1, jnp.concatenate([K21.T, v[:m, None]], axis=1))
-    E, e = E[:, :m], E[:, m]
-    C2 = small.cholesky(K22 + small.product(E.T, E))
-    half = small.solve_lower(C2, (v[m:] + dot(e, E))[:, None])
-    b = small.solve_lower_transposed(C2, half)[:, 0]
-    a = small.solve_lower_transposed(C1, (dot(E, b) - e)[:, None])[:, 0]
-    return jnp.concatenate([a, b])

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from jaxlbfgsb.box import Box, project
 from jaxlbfgsb.cauchy import CauchyPoint
+from jaxlbfgsb.kernel import FEW_VARIABLES
 from jaxlbfgsb.memory import dot
-from jaxlbfgsb.model import Model
+from jaxlbfgsb.model import Compact, Model
 from jaxlbfgsb.types import Vector
 
 LEAST_SLOPE = 1e-3
@@ -26,9 +27,13 @@ run stalls away from the solution: the bounded example of SciPy's documentation 
 
 def subspace_minimizer(x: Vector, g: Vector, box: Box, B: Model, cauchy: CauchyPoint) -> Vector:
     """``xhat``: where the model is least over the free variables, pulled into the box."""
-    xc, c, free = cauchy
-    r = B.W_times(B.M_times(c)) - B.theta * (xc - x) - g
-    return _into_the_box(x, g, box, xc, B.solve_free(free, r))
+    xc, c, free = cauchy.xc, cauchy.c, cauchy.free
+    if isinstance(B, Compact) and x.shape[0] > FEW_VARIABLES:
+        step = B.solve_free_on_path(free, g, cauchy.t, c, cauchy.p)
+    else:
+        r = B.W_times(B.M_times(c)) - B.theta * (xc - x) - g
+        step = B.solve_free(free, r)
+    return _into_the_box(x, g, box, xc, step)
 
 
 def _into_the_box(x: Vector, g: Vector, box: Box, xc: Vector, step: Vector) -> Vector:

@@ -15,7 +15,7 @@ find = jax.jit(generalized_cauchy_point)
 find_all = jax.jit(jax.vmap(generalized_cauchy_point))
 
 
-LARGE = 2 * CHUNK + WALKED + 2
+LARGE = 6 * CHUNK + WALKED + 2
 MANY = FEW_VARIABLES + 1
 
 
@@ -68,7 +68,7 @@ def check(problem, kept, pairs, dtype, form="compact"):
     x, g, l, u = problem
     B = histories.FORMS[form](kept)
     got = find(*map(jnp.asarray, (x, g)), Box(*map(jnp.asarray, (l, u))), B)
-    xc, c, free = map(np.asarray, got)
+    xc, c, free = map(np.asarray, got[:3])
     dense = oracles.bfgs_matrix(pairs, len(x))
     exact, t_end, exact_free, t = oracles.cauchy_point(*oracles.double(x, g, l, u), dense)
 
@@ -118,7 +118,7 @@ def test_more_breakpoints_than_a_chunk(stored, dtype):
     kept = histories.memory_of(pairs, n, m, dtype)
     for ties in (False, True):
         problem = random_problem(rng, n, dtype, ties, width=1 / 64)
-        assert check(problem, kept, pairs[-m:], dtype) > WALKED + CHUNK
+        assert check(problem, kept, pairs[-m:], dtype) > WALKED + 3 * CHUNK
 
 
 @pytest.mark.parametrize("n", [FEW_VARIABLES, MANY, LARGE])
@@ -127,16 +127,16 @@ def test_every_number_of_breakpoints_near_the_switches(n, dtype):
     rng = np.random.default_rng(n)
     B = histories.compact(histories.empty(n, 3, np.dtype(dtype)))
     counts = {0, 1, n - 1, n}
-    counts |= {k + d for k in (WALKED, WALKED + CHUNK, WALKED + 2 * CHUNK) for d in (-1, 0, 1)}
+    counts |= {k + d for k in (WALKED, WALKED + CHUNK, WALKED + 5 * CHUNK) for d in (-1, 0, 1)}
     for count in sorted(k for k in counts if k <= n):
         g = rng.uniform(1, 2, n) * rng.choice([-1, 1], n)
         t = rng.permutation(np.r_[rng.uniform(0.1, 0.9, count), rng.uniform(1.1, 2, n - count)])
         x = rng.normal(size=n)
         l, u = np.where(g > 0, x - t * g, -np.inf), np.where(g < 0, x - t * g, np.inf)
         x, g, l, u = (v.astype(dtype) for v in (x, g, l, u))
-        xc, _, free = find(*map(jnp.asarray, (x, g)), Box(jnp.asarray(l), jnp.asarray(u)), B)
+        xc, _, free, *_ = find(*map(jnp.asarray, (x, g)), Box(jnp.asarray(l), jnp.asarray(u)), B)
         np.testing.assert_array_equal(free, t > 1)
-        np.testing.assert_allclose(xc, np.clip(x - g, l, u), atol=tolerance(dtype) / 10, rtol=0)
+        np.testing.assert_allclose(xc, np.clip(x - g, l, u), atol=tolerance(dtype) / 4, rtol=0)
         np.testing.assert_array_equal(xc[t < 1], np.where(g < 0, u, l)[t < 1])
 
 
@@ -146,7 +146,7 @@ def test_a_minimiser_at_a_breakpoint_crosses_it(dtype):
         x, g = jnp.zeros(n, dtype), jnp.ones(n, dtype)
         l = jnp.full(n, -2, dtype).at[n - 1].set(-1)
         B = histories.compact(histories.empty(n, 3, np.dtype(dtype)))
-        xc, _, free = find(x, g, Box(l, jnp.ones(n, dtype)), B)
+        xc, _, free, *_ = find(x, g, Box(l, jnp.ones(n, dtype)), B)
         np.testing.assert_array_equal(xc, -np.ones(n))
         assert not free[n - 1]
         assert free[: n - 1].all()
@@ -163,7 +163,7 @@ def test_breakpoints_a_rounding_error_away_stay_in_the_box(dtype):
             end = np.nextafter(end, x - np.sign(g) * rng.choice([0, 9], n).astype(dtype))
         l, u = np.where(g > 0, end, -np.inf).astype(dtype), np.where(g < 0, end, np.inf)
         u = u.astype(dtype)
-        xc, _, free = find(*map(jnp.asarray, (x, g)), Box(jnp.asarray(l), jnp.asarray(u)), B)
+        xc, _, free, *_ = find(*map(jnp.asarray, (x, g)), Box(jnp.asarray(l), jnp.asarray(u)), B)
         assert ((l <= xc) & (xc <= u)).all()
         np.testing.assert_array_equal(xc[~free], end[~free])
         np.testing.assert_allclose(xc, end, rtol=0, atol=20 * np.finfo(dtype).eps)
@@ -175,7 +175,7 @@ def test_all_breakpoints_equal(dtype):
         for bound, all_met in ((0.25, True), (1.0, True), (1.5, False)):
             u = jnp.full(n, bound, dtype)
             B = histories.compact(histories.empty(n, 3, np.dtype(dtype)))
-            xc, _, free = find(x, g, Box(jnp.full(n, -jnp.inf, dtype), u), B)
+            xc, _, free, *_ = find(x, g, Box(jnp.full(n, -jnp.inf, dtype), u), B)
             np.testing.assert_array_equal(xc, np.full(n, min(bound, 1.0)))
             assert (~free).all() == all_met
             assert free.any() != all_met
@@ -187,7 +187,7 @@ def test_zero_gradient_on_a_bound_is_active_and_inside_free(dtype):
     u = jnp.asarray([1.0, 1.0, 1.0, 1.0], dtype)
     g = jnp.asarray([0.0, 0.0, 0.0, 0.125], dtype)
     B = histories.compact(histories.empty(4, 5, np.dtype(dtype)))
-    xc, c, free = find(x, g, Box(l, u), B)
+    xc, c, free, *_ = find(x, g, Box(l, u), B)
     np.testing.assert_array_equal(free, [False, False, True, True])
     np.testing.assert_array_equal(xc, [0.0, 1.0, 0.5, 0.125])
     assert not c.any()
@@ -198,7 +198,7 @@ def test_where_nothing_can_move_the_point_stays(dtype):
     l, u = jnp.asarray([0, 0, 0, 0.5], dtype), jnp.asarray([1, 1, 1, 0.5], dtype)
     g = jnp.asarray([3.0, -2.0, 0.0, 1.0], dtype)
     B = histories.compact(histories.empty(4, 5, np.dtype(dtype)))
-    xc, c, free = find(x, g, Box(l, u), B)
+    xc, c, free, *_ = find(x, g, Box(l, u), B)
     np.testing.assert_array_equal(xc, x)
     np.testing.assert_array_equal(free, [False, False, True, False])
     assert not c.any()

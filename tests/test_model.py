@@ -7,12 +7,12 @@ import numpy as np
 import oracles
 import pytest
 
-from jaxlbfgsb import model
+from jaxlbfgsb import reduced
 
 N = 12
 CAPACITIES = [1, 2, 3, 4, 5, 10]
-products = jax.jit(model.products_by_side)
-solve = jax.jit(model.solve_K)
+products = jax.jit(reduced.products_by_side)
+solve = jax.jit(reduced.solve_K)
 
 
 def close(dtype, size):

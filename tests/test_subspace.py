@@ -9,7 +9,8 @@ import pytest
 
 from jaxlbfgsb import subspace
 from jaxlbfgsb.box import Box
-from jaxlbfgsb.cauchy import CauchyPoint
+from jaxlbfgsb.cauchy import CauchyPoint, generalized_cauchy_point
+from jaxlbfgsb.kernel import FEW_VARIABLES
 
 N = 9
 minimize = jax.jit(subspace.subspace_minimizer)
@@ -30,9 +31,14 @@ def random_problem(rng, free, dtype, width):
     return np.clip(x, l, u), g, l, u, np.clip(xc, l, u)
 
 
+def at_point(xc, c, free):
+    """Anywhere, not on the path: in few variables neither t nor p is used."""
+    return CauchyPoint(xc, c, free, jnp.full((), jnp.nan, xc.dtype), jnp.full_like(c, jnp.nan))
+
+
 def cauchy_point_at(xc, x, free, B):
     c = histories.W(B).T @ (xc.astype(np.float64) - x)
-    return CauchyPoint(jnp.asarray(xc), jnp.asarray(c, xc.dtype), jnp.asarray(free))
+    return at_point(jnp.asarray(xc), jnp.asarray(c, xc.dtype), jnp.asarray(free))
 
 
 def compare_with_dense_solve(minimize, m, dtype, least_slope, form="compact"):
@@ -94,7 +100,7 @@ def test_truncated_point_is_on_the_bound_it_meets_bit_for_bit(dtype):
     box = Box(jnp.full(3, -1, dtype), jnp.asarray([0.3, 9.0, 1.0], dtype))
     kept = histories.empty(3, 2, np.dtype(dtype))
     B = histories.compact(kept)
-    cauchy = CauchyPoint(xc, jnp.zeros(4, dtype), jnp.asarray([True, True, False]))
+    cauchy = at_point(xc, jnp.zeros(4, dtype), jnp.asarray([True, True, False]))
     got = minimize(x, g, box, B, cauchy)
     assert got[0] == dtype(0.3)
     alpha = (0.3 - 0.1) / 2.9
@@ -106,7 +112,7 @@ def test_a_blocked_step_stays_at_the_cauchy_point(dtype):
     g = jnp.asarray([-1.0, 4.0], dtype)
     box = Box(jnp.full(2, -1, dtype), jnp.asarray([0.5, 0.5], dtype))
     kept = histories.empty(2, 1, np.dtype(dtype))
-    cauchy = CauchyPoint(xc, jnp.zeros(2, dtype), jnp.asarray([True, False]))
+    cauchy = at_point(xc, jnp.zeros(2, dtype), jnp.asarray([True, False]))
     got = minimize(x, g, box, histories.compact(kept), cauchy)
     np.testing.assert_array_equal(got, xc)
 
@@ -118,7 +124,7 @@ def test_without_bounds_it_is_the_quasi_newton_step(m, dtype):
         pairs = histories.rounded(oracles.random_pairs(rng, N, stored), dtype)
         kept = histories.memory_of(pairs, N, m, dtype)
         x, g = rng.normal(size=(2, N)).astype(dtype)
-        cauchy = CauchyPoint(jnp.asarray(x), jnp.zeros(2 * m, dtype), jnp.ones(N, bool))
+        cauchy = at_point(jnp.asarray(x), jnp.zeros(2 * m, dtype), jnp.ones(N, bool))
         B = histories.compact(kept)
         expected = x - np.linalg.solve(oracles.bfgs_matrix(pairs[-m:], N), g.astype(np.float64))
         infinite = jnp.full(N, jnp.inf, dtype)
@@ -126,3 +132,25 @@ def test_without_bounds_it_is_the_quasi_newton_step(m, dtype):
             got = minimize(jnp.asarray(x), jnp.asarray(g), box, B, cauchy)
             size = np.abs(expected).max()
             np.testing.assert_allclose(got, expected, atol=tolerance(dtype) * size, rtol=0)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 1.0])
+@pytest.mark.parametrize("stored", [1, 5, 8])
+def test_on_the_path_in_many_variables(stored, share, dtype):
+    """From the Cauchy point; few free variables make the sums over them be measured."""
+    n, m = FEW_VARIABLES + 50, 5
+    rng = np.random.default_rng([stored, int(100 * share)])
+    pairs = histories.rounded(oracles.random_pairs(rng, n, stored), dtype)
+    B = histories.compact(histories.memory_of(pairs, n, m, dtype))
+    x, g = rng.normal(size=(2, n)).astype(dtype)
+    width = np.where(rng.random(n) < share, 100, 1e-3).astype(dtype)
+    box = Box(jnp.asarray(x - width), jnp.asarray(x + width))
+    cauchy = jax.jit(generalized_cauchy_point)(jnp.asarray(x), jnp.asarray(g), box, B)
+    got = minimize(jnp.asarray(x), jnp.asarray(g), box, B, cauchy)
+    dense = oracles.bfgs_matrix(pairs[-m:], n)
+    free = np.asarray(cauchy.free)
+    assert 0 < free.mean() <= 1
+    x, g, xc = oracles.double(x, g, cauchy.xc)
+    expected = xc + oracles.subspace_step(x, g, dense, xc, free)
+    assert (np.abs(expected - x) <= 1.01 * width).all()  # no bound is met on the way
+    np.testing.assert_allclose(got, expected, atol=tolerance(dtype), rtol=0)

@@ -1,0 +1,105 @@
+"""The next few of many numbers in order, and running sums over them, with no sort of all.
+
+Sorting and scanning are dear on every backend; a histogram is one pass, and a running sum
+is products with small triangles of ones.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxlbfgsb.types import Mask, Scalar, Vector
+
+BUCKETS = 1024
+"""Of the histogram."""
+ROUNDS = 8
+"""Histograms, each over the first bucket of the one before, until a bucket holds few enough."""
+TILE = 16
+"""Rows of the triangle of ones."""
+
+
+def soonest(
+    t: Vector, ahead: Mask, first: Scalar, horizon: Scalar, size: int
+) -> tuple[jax.Array, Mask]:
+    """The indices of the next few of `t`, at least one and at most `size`, and what is left.
+
+    Nothing that is left comes before one that is returned; equal ones come by index.
+
+    Parameters
+    ----------
+    t, ahead
+        The numbers, and which of them are candidates.
+    first
+        The least candidate, finite.
+    horizon
+        What is beyond it is not needed; at least the first is returned.
+
+    Returns
+    -------
+    tuple
+        The indices, ascending, padded with n; and the candidates that are left.
+    """
+    n = t.shape[0]
+    candidate = ahead & jnp.isfinite(t)
+    near = candidate if n <= size else candidate & _at_most(t, candidate, first, horizon, size)
+    b = _positions(near, size)
+    return b, ahead & ~(near & (jnp.arange(n) <= b[-1]))
+
+
+def _at_most(t: Vector, candidate: Mask, first: Scalar, horizon: Scalar, size: int) -> Mask:
+    """The longest range of buckets from `first` on with at most `size` candidates.
+
+    Where not even one bucket has so few, all that equal `first`.
+    """
+
+    def bucket(width: Scalar) -> jax.Array:
+        """Monotone in t, whatever the rounding."""
+        position = jnp.where(t > first, (t - first) * (BUCKETS / width), 0)
+        return jnp.where(candidate, jnp.minimum(position, BUCKETS), BUCKETS).astype(jnp.int32)
+
+    def count(carry: tuple[Scalar, jax.Array, jax.Array]) -> tuple[Scalar, jax.Array, jax.Array]:
+        width, _, rounds = carry
+        counts = jnp.zeros(BUCKETS + 1, jnp.int32).at[bucket(width)].add(1)
+        taken = jnp.sum(jnp.cumsum(counts[:BUCKETS]) <= size, dtype=jnp.int32)
+        return jnp.where(taken > 0, width, width / BUCKETS), taken, rounds + 1
+
+    def goes_on(carry: tuple[Scalar, jax.Array, jax.Array]) -> jax.Array:
+        _, taken, rounds = carry
+        return (taken == 0) & (rounds < ROUNDS)
+
+    zero = jnp.zeros_like(first, jnp.int32)
+    width, taken, _ = lax.while_loop(goes_on, count, (horizon - first, zero, zero))
+    return jnp.where(taken > 0, bucket(width) < taken, t == first)
+
+
+def _positions(mask: Mask, size: int) -> jax.Array:
+    """The first `size` indices where it holds, padded with n."""
+    n = mask.shape[0]
+    tiles = jnp.pad(mask, (0, -n % TILE)).reshape(-1, TILE).astype(jnp.float32)
+    within = _dot(tiles, np.triu(np.ones((TILE, TILE), np.float32))).astype(jnp.int32)
+    totals = within[:, -1]
+    before = jnp.cumsum(totals) - totals
+    place = (within + before[:, None]).reshape(-1)[:n] - 1
+    place = jnp.where(mask, place, size)
+    index = jnp.arange(n, dtype=jnp.int32)
+    return jnp.full(size, n, jnp.int32).at[place].set(index, mode="drop")
+
+
+def prefix_sums(A: jax.Array) -> jax.Array:
+    """The running sums of each row."""
+    rows, columns = A.shape
+    if columns <= TILE:
+        return _dot(A, np.triu(np.ones((columns, columns), A.dtype)))
+    padded = -columns % TILE
+    tiles = jnp.pad(A, ((0, 0), (0, padded))).reshape(-1, TILE)
+    within = _dot(tiles, np.triu(np.ones((TILE, TILE), A.dtype))).reshape(rows, -1, TILE)
+    totals = within[:, :, -1]
+    before = prefix_sums(totals) - totals
+    return (within + before[:, :, None]).reshape(rows, -1)[:, :columns]
+
+
+def _dot(A: jax.Array, B: np.ndarray) -> jax.Array:
+    return jnp.dot(A, B, precision=lax.Precision.HIGHEST)
