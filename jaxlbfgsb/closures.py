@@ -57,71 +57,74 @@ class _Same:
 def fingerprint(function: Any) -> Hashable | None:
     """A key of all that `function` would compute with, or None if it can't be told."""
     try:
-        return tuple(_Walk().visit(function))
+        walk = _Walk()
+        walk.visit(function)
+        return tuple(walk.pieces)
     except _Opaque:
         return None
 
 
 class _Walk:
-    """A depth-first walk that yields hashable pieces."""
+    """A depth-first walk that collects hashable pieces."""
 
     def __init__(self) -> None:
         self.seen: dict[int, int] = {}
         self.keep: list[Any] = []
+        self.pieces: list[Hashable] = []
 
-    def visit(self, value: Any) -> Iterator[Hashable]:
+    def visit(self, value: Any) -> None:
         if isinstance(value, _PLAIN):
-            yield (type(value), value)
+            self.pieces.append((type(value), value))
             return
         if isinstance(value, float | complex):
-            yield (type(value), repr(value))
+            self.pieces.append((type(value), repr(value)))
             return
         if isinstance(value, jax.core.Tracer):
             raise _Opaque
         if isinstance(value, _BY_IDENTITY):
-            yield _Same(value)
+            self.pieces.append(_Same(value))
             return
         if id(value) in self.seen:
-            yield ("again", self.seen[id(value)])
+            self.pieces.append(("again", self.seen[id(value)]))
             return
         if len(self.seen) >= BUDGET:
             raise _Opaque
         self.seen[id(value)] = len(self.seen)
         self.keep.append(value)
-        yield from self._visit_compound(value)
+        self._visit_compound(value)
 
-    def _visit_compound(self, value: Any) -> Iterator[Hashable]:
+    def _visit_compound(self, value: Any) -> None:
         if isinstance(value, np.ndarray | np.generic):
             if value.nbytes > LARGEST_COPY or value.dtype.hasobject:
                 raise _Opaque
-            yield (type(value), value.dtype.str, value.shape, value.tobytes())
+            self.pieces.append((type(value), value.dtype.str, value.shape, value.tobytes()))
         elif isinstance(value, types.FunctionType):
-            yield from self._visit_function(value)
+            self._visit_function(value)
         elif isinstance(value, types.MethodType):
-            yield types.MethodType
-            yield from self.visit(value.__func__)
-            yield from self.visit(value.__self__)
+            self.pieces.append(types.MethodType)
+            self.visit(value.__func__)
+            self.visit(value.__self__)
         elif isinstance(value, types.BuiltinFunctionType):
             if not isinstance(value.__self__, types.ModuleType | type(None)):
                 raise _Opaque
-            yield _Same(value)
+            self.pieces.append(_Same(value))
         elif isinstance(value, functools.partial):
-            yield functools.partial
+            self.pieces.append(functools.partial)
             for part in (value.func, value.args, value.keywords):
-                yield from self.visit(part)
+                self.visit(part)
         elif isinstance(value, tuple | list | dict | set | frozenset):
-            yield from self._visit_container(value)
+            self._visit_container(value)
         elif callable(getattr(value, "__wrapped__", None)):
-            yield _Same(value)
-            yield from self.visit(value.__wrapped__)
+            self.pieces.append(_Same(value))
+            self.visit(value.__wrapped__)
         else:
-            yield from self._visit_object(value)
+            self._visit_object(value)
 
-    def _visit_function(self, function: types.FunctionType) -> Iterator[Hashable]:
+    def _visit_function(self, function: types.FunctionType) -> None:
         code = function.__code__
-        yield _Same(code)
-        yield from self.visit(function.__defaults__)
-        yield from self.visit(function.__kwdefaults__)
+        self.pieces.append(_Same(code))
+        self.visit(function.__defaults__)
+        self.visit(function.__kwdefaults__)
         written = _written(code)
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             if name in written:
@@ -129,47 +132,47 @@ class _Walk:
             try:
                 contents = cell.cell_contents
             except ValueError:  # a cell that is not filled yet
-                yield "empty"
+                self.pieces.append("empty")
             else:
-                yield from self.visit(contents)
+                self.visit(contents)
         if vars(function):
-            yield from self.visit(vars(function))
+            self.visit(vars(function))
         if not code.co_filename.startswith(_INSTALLED):
             for name in _names(code):
                 if name in function.__globals__ and name not in written:
-                    yield name
-                    yield from self.visit(function.__globals__[name])
+                    self.pieces.append(name)
+                    self.visit(function.__globals__[name])
 
-    def _visit_container(self, container: Any) -> Iterator[Hashable]:
-        yield (type(container), len(container))
+    def _visit_container(self, container: Any) -> None:
+        self.pieces.append((type(container), len(container)))
         if isinstance(container, set | frozenset):
             if not all(isinstance(item, _PLAIN) for item in container):
                 raise _Opaque
-            yield frozenset(container)
+            self.pieces.append(frozenset(container))
         elif isinstance(container, dict):
             for key, item in container.items():
-                yield from self.visit(key)
-                yield from self.visit(item)
+                self.visit(key)
+                self.visit(item)
         else:
             for item in container:
-                yield from self.visit(item)
+                self.visit(item)
         if hasattr(container, "__dict__"):
-            yield from self.visit(vars(container))
+            self.visit(vars(container))
 
-    def _visit_object(self, value: Any) -> Iterator[Hashable]:
+    def _visit_object(self, value: Any) -> None:
         """An instance of classes written in Python: its attributes are all there is."""
         kinds = type(value).__mro__[:-1]
         if not all(_is_python_class(kind) for kind in kinds):
             raise _Opaque
-        yield _Same(type(value))
+        self.pieces.append(_Same(type(value)))
         if hasattr(value, "__dict__"):
-            yield from self.visit(vars(value))
+            self.visit(vars(value))
         for kind in kinds:
             slots = kind.__dict__.get("__slots__", ())
             for slot in (slots,) if isinstance(slots, str) else slots:
                 if slot not in ("__dict__", "__weakref__") and hasattr(value, slot):
-                    yield slot
-                    yield from self.visit(getattr(value, slot))
+                    self.pieces.append(slot)
+                    self.visit(getattr(value, slot))
 
 
 @functools.lru_cache(maxsize=1024)
