@@ -1,18 +1,20 @@
 """Many problems at once: the front door for thousands of lanes.
 
 Lanes go to the device in blocks of one size, so that memory is bounded and one program
-serves all.  Blocks are dispatched ahead: on a CPU, as many run at a time as there are
-cores, each solving its lanes one after the other.  An accelerator takes the lanes of a
-block in step; when most of them are done, the others go on by themselves.
+serves all.  On a CPU as many blocks run at a time as there are cores, each in a thread,
+solving its lanes one after the other.  An accelerator takes the lanes of a block in step;
+when most of them are done, the others go on by themselves.
 """
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +30,7 @@ from jaxlbfgsb.options import checked_maxcor, checked_options
 from jaxlbfgsb.pytrees import checked_bounds, checked_x0, dtype_of
 from jaxlbfgsb.result import OptimizeResult
 from jaxlbfgsb.solve import begin, finish, objective, solve
-from jaxlbfgsb.tracing import Data, Program, Returns, trace
+from jaxlbfgsb.tracing import Data, Program, Recent, Returns, trace
 from jaxlbfgsb.types import PyTree
 
 CPU_BLOCK = 1024
@@ -124,12 +126,46 @@ def minimize_batch(
     solve_block = _solve_in_turn if in_turn else solve_in_step
     n = sum(leaf.size for leaf in jax.tree.leaves(x_lane))
     size = _block_size(batch.size, 2 * m * n * dtype.itemsize, in_turn)
-    starts = range(0, batch.size, size)
-    solved = (
-        solve_block(problem, data.consts, batch.block(start, size), options) for start in starts
-    )
-    ahead = (os.cpu_count() or 1) if in_turn else 1
-    return _collected(solved, batch.size, size, ahead, progress)
+
+    settings = _Settings.of_this_thread()
+
+    def solved(start: int) -> OptimizeResult:
+        with settings.applied():
+            leaves = batch.block(start, size)
+            return jax.block_until_ready(solve_block(problem, data.consts, leaves, options))
+
+    starts = list(range(0, batch.size, size))
+    bar = _bar(batch.size) if progress else contextlib.nullcontext()
+    done: list[OptimizeResult] = []
+    with bar as shown, ThreadPoolExecutor((os.cpu_count() or 1) if in_turn else 1) as threads:
+        key = (problem, size, settings)
+        alone = [] if _compiled.get(key) else starts[:1]  # one thread compiles for all
+        _compiled.put(key, True)
+        rest = starts[len(alone) :]
+        for block in itertools.chain(map(solved, alone), threads.map(solved, rest)):
+            done.append(block)
+            if shown is not None:
+                shown.update(min(size, batch.size - shown.n))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[: batch.size], *done)
+
+
+_compiled: Recent[bool] = Recent(1024)
+
+
+class _Settings(NamedTuple):
+    """The settings of JAX that belong to a thread."""
+
+    enable_x64: bool
+    default_device: Any
+
+    @classmethod
+    def of_this_thread(cls) -> _Settings:
+        return cls(*(getattr(jax.config, f"jax_{name}") for name in cls._fields))
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        with jax.enable_x64(self.enable_x64), jax.default_device(self.default_device):
+            yield
 
 
 class _Batch(NamedTuple):
@@ -295,30 +331,6 @@ def _finish_lanes(
         return dataclasses.replace(result, hess_inv=None)
 
     return problem.over_lanes(lane)(consts, leaves, state, box, options)
-
-
-def _collected(
-    blocks: Iterator[OptimizeResult], lanes: int, size: int, ahead: int, progress: bool
-) -> OptimizeResult:
-    """All blocks as one result, `ahead` of them under way at a time."""
-    bar = _bar(lanes) if progress else None
-    waiting: collections.deque[OptimizeResult] = collections.deque()
-    done: list[OptimizeResult] = []
-
-    def take() -> None:
-        done.append(jax.block_until_ready(waiting.popleft()))
-        if bar is not None:
-            bar.update(min(size, lanes - bar.n))
-
-    for block in blocks:
-        waiting.append(block)
-        if len(waiting) > ahead:
-            take()
-    while waiting:
-        take()
-    if bar is not None:
-        bar.close()
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:lanes], *done)
 
 
 def _bar(lanes: int) -> Any:

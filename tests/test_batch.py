@@ -136,6 +136,16 @@ def test_one_trace_and_no_new_compilation_for_new_data():
     assert len(traces) == 1
 
 
+def test_threads_have_the_settings_of_the_caller(monkeypatch):
+    monkeypatch.setattr(batch, "CPU_BLOCK", 2)
+    with jax.enable_x64(False):
+        result = minimize_batch(lambda x: x @ x, np.ones((9, 2), np.float32))
+        assert result.x.dtype == np.float32
+    result = minimize_batch(lambda x: x @ x, np.ones((9, 2)))
+    assert result.x.dtype == np.float64
+    assert result.success.all()
+
+
 def test_progress_counts_every_lane(monkeypatch, capsys):
     monkeypatch.setattr(batch, "CPU_BLOCK", 2)
     minimize_batch(lambda x: x @ x, np.ones((5, 2)), progress=True)
