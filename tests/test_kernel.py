@@ -1,0 +1,170 @@
+"""What is compiled into one kernel on CPU computes what it computes outside of one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.scipy import special
+
+from jaxlbfgsb import minimize
+from jaxlbfgsb.kernel import LARGEST_ARRAY, fits_one_kernel, one_kernel
+from jaxlbfgsb.packing import Packing
+
+X = jnp.linspace(0.1, 0.9, 24)
+A = jnp.sin(jnp.arange(24.0 * 24).reshape(24, 24))
+
+
+def elementwise(x):
+    i = jnp.arange(24)
+    return [
+        *(f(x) for f in (jnp.abs, jnp.arccos, jnp.arcsin, jnp.arctan, jnp.arctanh, jnp.cbrt)),
+        *(f(x) for f in (jnp.ceil, jnp.cos, jnp.cosh, jnp.exp, jnp.exp2, jnp.expm1, jnp.floor)),
+        *(f(x) for f in (jnp.log, jnp.log1p, jnp.round, jnp.sign, jnp.sin, jnp.sinh, jnp.sqrt)),
+        *(f(x) for f in (jnp.tan, jnp.tanh, jnp.square, lax.rsqrt, lax.logistic, jnp.isfinite)),
+        *(f(x) for f in (lax.erf, lax.erfc, lax.erf_inv, lax.lgamma, lax.digamma)),
+        *(f(x) for f in (lax.bessel_i0e, lax.bessel_i1e, jnp.arcsinh, jnp.negative)),
+        jnp.arccosh(1 + x),
+        jnp.arctan2(x, 1 - x),
+        lax.igamma(x, x),
+        lax.igammac(x, x),
+        special.polygamma(1, x),
+        special.zeta(1 + x, x),
+        special.betainc(x, x, x),
+        x**2.5,
+        x**3,
+        jnp.mod(x, 0.3),
+        jnp.nextafter(x, 1.0),
+        jnp.clip(x, 0.2, 0.5),
+        jnp.where(x > 0.5, x, -x),
+        (i << 1) ^ (i >> 1) & ~i | 1,
+        x.astype(jnp.float32),
+        lax.population_count(i),
+    ]
+
+
+def structural(x, a):
+    return [
+        jnp.argmax(x),
+        jnp.argmin(x),
+        jnp.concatenate([x, x]),
+        *(f(x) for f in (jnp.cumsum, jnp.cumprod, lax.cummax, lax.cummin, lax.cumlogsumexp)),
+        lax.dynamic_slice(x, (jnp.argmax(x) - 9,), (4,)),
+        lax.dynamic_update_slice(x, x[:3], (jnp.argmax(x) - 5,)),
+        x[jnp.array([3, 1, 3])],
+        jnp.pad(x, 2),
+        *(f(x) for f in (jnp.all, jnp.any, jnp.max, jnp.min, jnp.prod, jnp.sum)),
+        jnp.flip(x),
+        jnp.split(x, 3),
+        a.T.reshape(12, 48)[:, ::2],
+        a @ x,
+        x @ a,
+        x @ x,
+        a[:4, :4] @ a[:4, :4],
+        jnp.sum(a * x, axis=1),
+        jax.nn.logsumexp(x),
+        jax.grad(lambda x: x[3] ** 2 * jnp.prod(x[:4]))(x),
+    ]
+
+
+def compound(x):
+    @jax.custom_jvp
+    def doubled(x):
+        return 2 * x
+
+    doubled.defjvp(lambda p, t: (2 * p[0], 2 * t[0]))
+    return [
+        lax.scan(lambda c, a: (0.9 * c + a, c), 0.0, x),
+        lax.cond(x[0] > 0, jnp.sin, jnp.cos, x),
+        lax.switch(jnp.argmax(x) % 2, [jnp.sin, jnp.cos], x),
+        lax.while_loop(lambda c: c[0] < 5, lambda c: (c[0] + 1, jnp.sin(c[1])), (0, x)),
+        jax.grad(lambda x: jnp.sum(doubled(x) ** 2))(x),
+        jax.checkpoint(jnp.sin)(x),
+        jax.jit(jnp.cos)(x),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("function", "args"), [(elementwise, (X,)), (structural, (X, A)), (compound, (X,))]
+)
+def test_inside_is_as_outside(function, args):
+    assert fits_one_kernel(jax.make_jaxpr(function)(*args))
+    compiled = jax.jit(one_kernel(function)).lower(*args).compile()
+    if jax.default_backend() == "cpu":
+        assert "xla_cpu_small_call" in compiled.as_text()
+    inside, outside = compiled(*args), jax.jit(function)(*args)
+    for a, b in zip(jax.tree.leaves(inside), jax.tree.leaves(outside), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=1e-12 if a.dtype == np.float64 else 1e-6)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        jnp.sort,
+        lambda x: jnp.abs(jnp.fft.fft(x)),
+        lambda x: jnp.linalg.cholesky(jnp.diag(x)),
+        lambda x: x.at[jnp.array([1, 5])].add(2.0),
+        jax.grad(lambda x: jnp.sum(x[jnp.array([1, 5, 1])] ** 2)),
+        lambda x: A @ A,
+        lambda x: jnp.sum(A[:, None] * A[None], axis=2),
+        lambda x: jnp.sum(jnp.ones(LARGEST_ARRAY)) * x,
+        lambda x: x + jax.random.normal(jax.random.key(0), (24,)),
+        lambda x: x.astype(jnp.bfloat16),
+        lambda x: jnp.abs(jnp.exp(1j * x)),
+        lambda x: jax.pure_callback(lambda x: x, X, x),
+        lambda x: lax.cond(x[0] > 0, jnp.sort, jnp.sin, x),
+    ],
+)
+def test_what_needs_a_library_stays_outside(function):
+    assert not fits_one_kernel(jax.make_jaxpr(function)(X))
+
+
+def test_arguments_that_nothing_uses():
+    def function(x, unused, count, flag):
+        return lax.while_loop(lambda c: c[0] < count, lambda c: (c[0] + 1, jnp.sin(c[1])), (0, x))
+
+    expected = np.sin(np.sin(np.ones(3)))
+    for call in (one_kernel(function), jax.jit(one_kernel(function))):
+        _, y = call(jnp.ones(3), jnp.zeros((5, 5)), 2, jnp.asarray(True))
+        np.testing.assert_allclose(y, expected)
+    _, y = jax.jit(lambda: one_kernel(function)(jnp.ones(3), jnp.zeros(7), 2, True))()
+    np.testing.assert_allclose(y, expected)  # where XLA knows every argument
+
+
+def test_a_solve_of_constants_with_arguments_that_nothing_uses():
+    @jax.jit
+    def inner(x, unused):
+        return jnp.sum((x - 1) ** 2)
+
+    def fun(x, a, b):
+        return inner(x, a) + 0 * jnp.sum(x)
+
+    result = jax.jit(lambda: minimize(fun, jnp.zeros(2), (jnp.ones(3), 4), bounds=(0.0, 0.5)))()
+    np.testing.assert_array_equal(result.x, [0.5, 0.5])
+
+
+@pytest.mark.parametrize("scalars_only", [False, True])
+def test_packing_loses_no_bit(scalars_only, dtype):
+    rng = np.random.default_rng(0)
+    tree = {
+        "float": jnp.asarray(rng.normal(size=3), dtype),
+        "nan": jnp.asarray([np.nan, -np.inf, 0.0], dtype),
+        "scalar": jnp.asarray(1.5, dtype),
+        "flag": jnp.asarray([True, False]),
+        "byte": jnp.asarray([-3, 5], jnp.int8),
+        "int": jnp.asarray(-7, jnp.int32),
+        "unsigned": jnp.asarray([2**32 - 1], jnp.uint32),
+        "long": jnp.asarray([-(2**40), 3], jnp.int64),
+        "single": jnp.asarray([1.25], jnp.float32),
+        "double": jnp.asarray(rng.normal(), jnp.float64),
+        "empty": jnp.zeros((0, 2), dtype),
+    }
+    packing = Packing(tree, scalars_only)
+    packed = packing.pack(tree)
+    assert packed.floats.size == packing.floats
+    assert packed.words.size == packing.words
+    back = packing.unpack(packed)
+    for name, leaf in tree.items():
+        assert back[name].dtype == leaf.dtype, name
+        np.testing.assert_array_equal(back[name], leaf)
