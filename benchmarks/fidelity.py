@@ -31,6 +31,7 @@ from scipy.optimize import fmin_l_bfgs_b
 import jaxlbfgsb
 from benchmarks.problems import LISTS, Problem, load
 from jaxlbfgsb import core
+from jaxlbfgsb import state as run_state
 from jaxlbfgsb.box import Box
 from jaxlbfgsb.status import Reason
 
@@ -102,8 +103,8 @@ def host_function(problem: Problem) -> Function:
 
 
 @functools.cache
-def _machine() -> tuple[Callable[..., core.State], Callable[..., core.State]]:
-    return jax.jit(core.init, static_argnums=2), jax.jit(core.advance)
+def _machine() -> tuple[Callable[..., run_state.State], Callable[..., run_state.State]]:
+    return jax.jit(run_state.init, static_argnums=2), jax.jit(core.advance)
 
 
 def run_ours(problem: Problem, fun: Function, limit: float = math.inf) -> Run:
@@ -113,7 +114,7 @@ def run_ours(problem: Problem, fun: Function, limit: float = math.inf) -> Run:
     if problem.lower is not None and problem.upper is not None:
         box = Box(jnp.asarray(problem.lower), jnp.asarray(problem.upper))
     real, integer = functools.partial(jnp.asarray, dtype=np.float64), jnp.int32
-    options = core.Options(
+    options = run_state.Options(
         ftol=real(FACTR * np.finfo(np.float64).eps),
         gtol=real(PGTOL),
         gtol_rel=real(0),
@@ -125,7 +126,7 @@ def run_ours(problem: Problem, fun: Function, limit: float = math.inf) -> Run:
     recorder = Recorder(fun, problem.n, limit)
     cut = False
     try:
-        while int(state.phase) != core.Phase.DONE:
+        while int(state.phase) != run_state.Phase.DONE:
             value, gradient = recorder(np.asarray(state.trial))
             state = advance(state, real(value), jnp.asarray(gradient), box, options)
     except TimeIsUpError:

@@ -11,13 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlbfgsb.box import Box
-from jaxlbfgsb.core import Event, Options, Phase, State, advance, halt, init
+from jaxlbfgsb.core import advance
+from jaxlbfgsb.ending import halt
 from jaxlbfgsb.kernel import one_kernel, whole_step_is_one_kernel
 from jaxlbfgsb.options import checked_maxcor, checked_options, strict_options
 from jaxlbfgsb.packing import Packed, Packing
 from jaxlbfgsb.precision import precision_of
 from jaxlbfgsb.pytrees import checked_bounds, checked_x0, raveled_box
 from jaxlbfgsb.result import OptimizeResult, result_of
+from jaxlbfgsb.state import Event, Options, Phase, State, init
 from jaxlbfgsb.status import TABLE, Reason
 
 

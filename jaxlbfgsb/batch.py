@@ -1,16 +1,12 @@
 """Many problems at once: the front door for thousands of lanes.
 
 Lanes go to the device in blocks of one size, so that memory is bounded and one program
-serves all.  On a CPU as many blocks run at a time as there are cores, each in a thread,
-solving its lanes one after the other.  An accelerator takes the lanes of a block in step;
-when most of them are done, the others go on by themselves.
+serves all.  On a CPU as many blocks run at a time as there are cores, each in a thread.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -20,25 +16,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from scipy.optimize import Bounds
 
-from jaxlbfgsb.box import Box
-from jaxlbfgsb.core import Options, Phase, State, advance
-from jaxlbfgsb.implicit import Rule
+from jaxlbfgsb.blocks import BatchProblem, solve_in_step, solve_in_turn
 from jaxlbfgsb.options import checked_maxcor, checked_options
 from jaxlbfgsb.pytrees import checked_bounds, checked_x0, dtype_of
 from jaxlbfgsb.result import OptimizeResult
-from jaxlbfgsb.solve import begin, finish, objective, solve
-from jaxlbfgsb.tracing import Data, Program, Recent, Returns, trace
+from jaxlbfgsb.tracing import Recent, Returns, trace
 from jaxlbfgsb.types import PyTree
 
 CPU_BLOCK = 1024
 """Lanes of a block on CPU."""
 BLOCK_BYTES = 1 << 30
 """Of the histories of a block on an accelerator."""
-COMPACTED = 4
-"""On an accelerator, lanes go on by themselves when one in so many is left."""
 
 
 def minimize_batch(
@@ -121,9 +111,9 @@ def minimize_batch(
     returns = Returns(gradient=value_and_grad, aux=has_aux)
     program, data = trace(fun, x_lane, args_lane, returns, sides)
 
-    problem = _Problem(program, m, batch.tree, batch.mapped)
+    problem = BatchProblem(program, m, batch.tree, batch.mapped)
     in_turn = jax.default_backend() == "cpu"
-    solve_block = _solve_in_turn if in_turn else solve_in_step
+    solve_block = solve_in_turn if in_turn else solve_in_step
     n = sum(leaf.size for leaf in jax.tree.leaves(x_lane))
     size = _block_size(batch.size, 2 * m * n * dtype.itemsize, in_turn)
 
@@ -223,114 +213,6 @@ def _block_size(lanes: int, lane_bytes: int, in_turn: bool) -> int:
     largest = CPU_BLOCK if in_turn else max(1, BLOCK_BYTES // lane_bytes)
     count = -(-lanes // largest)
     return -(-lanes // min(-(-count // cores) * cores, lanes))
-
-
-class _Problem(NamedTuple):
-    """All that is static of a batch."""
-
-    program: Program
-    m: int
-    tree: Any
-    mapped: tuple[bool, ...]
-
-    def over_lanes(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function(data, x0, lower, upper, *more)`` of a lane, over the leaves of a block."""
-
-        def lane(consts: list[Any], leaves: list[Any], *more: Any) -> Any:
-            x0, args, bounds = jax.tree.unflatten(self.tree, leaves)
-            lower, upper = checked_bounds(bounds, x0)
-            return function(Data(consts, jax.tree.leaves(args)), x0, lower, upper, *more)
-
-        def block(consts: list[Any], leaves: list[Any], *more: Any) -> Any:
-            axes = (None, [0 if m else None for m in self.mapped], *(0 for _ in more))
-            return jax.vmap(lane, in_axes=axes)(consts, leaves, *more)
-
-        return block
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _solve_in_turn(
-    problem: _Problem, consts: list[Any], leaves: list[Any], options: Options
-) -> OptimizeResult:
-    """The lanes of a block one after the other."""
-
-    def lane(data: Data, x0: PyTree, lower: Any, upper: Any) -> OptimizeResult:
-        result = solve(problem.program, problem.m, Rule(), data, x0, lower, upper, options)
-        return dataclasses.replace(result, hess_inv=None)
-
-    return problem.over_lanes(lane)(consts, leaves)
-
-
-def solve_in_step(
-    problem: _Problem, consts: list[Any], leaves: list[Any], options: Options
-) -> OptimizeResult:
-    """The lanes of a block in step; when few are left, these by themselves."""
-    state, box, strict = _begin_lanes(problem, consts, leaves, options)
-    running = np.arange(len(state.phase))
-    size = len(running)
-    while running.size:
-        index = np.resize(running, size)  # the same lanes again, where there are too few
-        part = [x[index] if m else x for x, m in zip(leaves, problem.mapped, strict=True)]
-        lanes = jax.tree.map(lambda leaf, index=index: leaf[index], (state, box, strict))
-        left = size // COMPACTED if size > COMPACTED else 0
-        moved = _advance_lanes(problem, consts, part, *lanes, left)
-        state = jax.tree.map(lambda old, new, index=index: old.at[index].set(new), state, moved)
-        running = running[np.asarray(state.phase[running]) != Phase.DONE]
-        size = max(left, 1)
-    return _finish_lanes(problem, consts, leaves, state, box, strict)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _begin_lanes(
-    problem: _Problem, consts: list[Any], leaves: list[Any], options: Options
-) -> tuple[State, Box, Options]:
-    def lane(data: Data, x0: PyTree, lower: Any, upper: Any) -> tuple[State, Box, Options]:
-        return begin(problem.m, data, x0, lower, upper, options)
-
-    return problem.over_lanes(lane)(consts, leaves)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _advance_lanes(
-    problem: _Problem,
-    consts: list[Any],
-    leaves: list[Any],
-    state: State,
-    box: Box,
-    options: Options,
-    left: int,
-) -> State:
-    """Until at most `left` lanes are not done."""
-
-    def lane(
-        data: Data, x0: PyTree, _l: Any, _u: Any, state: State, box: Box, options: Options
-    ) -> State:
-        value, gradient = objective(problem.program, data, x0)(state.trial)
-        return advance(state, value, gradient, box, options)
-
-    def goes_on(state: State) -> jax.Array:
-        return jnp.sum(state.phase != Phase.DONE) > left
-
-    step = problem.over_lanes(lane)
-    return lax.while_loop(goes_on, lambda s: step(consts, leaves, s, box, options), state)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _finish_lanes(
-    problem: _Problem,
-    consts: list[Any],
-    leaves: list[Any],
-    state: State,
-    box: Box,
-    options: Options,
-) -> OptimizeResult:
-    def lane(
-        data: Data, x0: PyTree, _l: Any, _u: Any, state: State, box: Box, options: Options
-    ) -> OptimizeResult:
-        result = finish(problem.program, data, x0, state, box, options)
-        return dataclasses.replace(result, hess_inv=None)
-
-    return problem.over_lanes(lane)(consts, leaves, state, box, options)
 
 
 def _bar(lanes: int) -> Any:

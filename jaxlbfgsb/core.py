@@ -24,7 +24,6 @@ An accepted point at which a test holds is ACCEPTED and the phase DONE.
 
 from __future__ import annotations
 
-import enum
 from typing import NamedTuple
 
 import jax
@@ -39,162 +38,19 @@ from jaxlbfgsb.box import (
     infinity_norm,
     is_boxed,
     is_constrained,
-    is_nonempty,
     largest_feasible_step,
     point_on_line,
-    project,
     projected_gradient,
 )
 from jaxlbfgsb.direction import new_direction
+from jaxlbfgsb.ending import is_doubtful, noise_reason, why_search_failed, why_stop
 from jaxlbfgsb.kernel import part_kernel
 from jaxlbfgsb.line_search import LineSearch
 from jaxlbfgsb.memory import Memory
-from jaxlbfgsb.status import Reason, scipy_statuses
-from jaxlbfgsb.stopping import (
-    NOISE,
-    gradient_noise,
-    observed_noise,
-    reduction_is_small,
-    value_noise,
-)
+from jaxlbfgsb.state import Event, Options, Phase, State
+from jaxlbfgsb.status import Reason
+from jaxlbfgsb.stopping import NOISE, value_noise
 from jaxlbfgsb.types import Boolean, Integer, PyTree, Scalar, Vector
-
-CAPPED_LIMIT = 3
-"""Accepted steps in a row at the cap of 1e10 that tell that f is unbounded below."""
-SHORT_STEP = 1e-2
-"""A shorter step that changes f little tells of a bad direction, not of convergence."""
-STALLED_LIMIT = 8
-"""Accepted steps in a row that change f by at most two units in its last place."""
-
-
-class Phase(enum.IntEnum):
-    START = 0
-    SEARCH = 1
-    DONE = 2
-
-
-class Event(enum.IntEnum):
-    STARTED = 0
-    TRIAL = 1
-    ACCEPTED = 2
-    RESTARTED = 3
-    STOPPED = 4
-
-
-class Options(NamedTuple):
-    """Tolerances and limits, all dynamic; the meanings of `jaxlbfgsb.minimize`."""
-
-    ftol: Scalar
-    gtol: Scalar
-    gtol_rel: Scalar
-    maxiter: Integer
-    maxfun: Integer
-    maxls: Integer
-
-
-class State(NamedTuple):
-    """All there is to know of a run: save it, and the run can go on elsewhere."""
-
-    x: Vector
-    value: Scalar
-    gradient: Vector
-    """The last accepted point."""
-    trial: Vector
-    """The point to evaluate next."""
-    xhat: Vector
-    """End of the search line at step 1; the direction is ``xhat - x``."""
-    memory: Memory
-    search: LineSearch
-    good_step: Scalar
-    good_value: Scalar
-    """Best finite trial of this search with sufficient decrease; no such: 0, infinity."""
-    pg_norm: Scalar
-    pg_norm_at_x0: Scalar
-    decrement: Scalar
-    """What f falls by to first order in the last step with pairs stored; infinity before it."""
-    curvature: Scalar
-    """``s'y / s's`` of the last pair; survives a forgotten memory."""
-    phase: Integer
-    event: Integer
-    reason: Integer
-    pending: Integer
-    """The reason to stop with once the trial asked for is accepted, or 0."""
-    rises: Boolean
-    """True if at the last trial that could tell f was higher than at x, by more than its
-    noise, and its gradient said that it falls."""
-    settling: Boolean
-    """True while the trial asked for is `good_step`, to be accepted as it is."""
-    nit: Integer
-    nfev: Integer
-    capped: Integer
-    stalled: Integer
-
-
-def _int(value: int) -> Integer:
-    return jnp.asarray(value, jnp.int32)
-
-
-def init(x0: Vector, box: Box, m: int) -> State:
-    """A run that asks for the value at ``P(x0)``; m pairs will be kept."""
-    x = project(x0, box)
-    zero, infinity = jnp.zeros((), x.dtype), jnp.full((), jnp.inf, x.dtype)
-    return State(
-        x=x,
-        value=infinity,
-        gradient=jnp.zeros_like(x),
-        trial=x,
-        xhat=x,
-        memory=memory.empty(x.shape[0], m, x.dtype),
-        search=line_search.start(zero, zero, zero, zero),
-        good_step=zero,
-        good_value=infinity,
-        pg_norm=infinity,
-        pg_norm_at_x0=infinity,
-        decrement=infinity,
-        curvature=zero,
-        phase=_int(Phase.START),
-        event=_int(Event.STARTED),
-        reason=_int(Reason.NOT_FINISHED),
-        pending=_int(Reason.NOT_FINISHED),
-        rises=jnp.asarray(False),
-        settling=jnp.asarray(False),
-        nit=_int(0),
-        nfev=_int(0),
-        capped=_int(0),
-        stalled=_int(0),
-    )
-
-
-def refuse_invalid(state: State, box: Box, options: Options) -> State:
-    """DONE at once where bounds or options that were traced turn out to be invalid."""
-    tolerances = jnp.stack([options.ftol, options.gtol, options.gtol_rel])
-    options_ok = jnp.all(tolerances >= 0) & (options.maxls > 0)
-    reason = jnp.where(
-        is_nonempty(box),
-        jnp.where(options_ok, Reason.NOT_FINISHED, Reason.INVALID_OPTIONS),
-        Reason.INVALID_BOUNDS,
-    ).astype(jnp.int32)
-    bad = reason != Reason.NOT_FINISHED
-    return state._replace(
-        reason=reason,
-        phase=jnp.where(bad, Phase.DONE, state.phase),
-        event=jnp.where(bad, Event.STOPPED, state.event),
-    )
-
-
-def status_of(state: State, options: Options) -> Integer:
-    """SciPy's status: 0 converged, else 1 at a limit, else 2."""
-    of_reason = jnp.asarray(scipy_statuses(), jnp.int32)[state.reason]
-    at_limit = (state.nfev > options.maxfun) | (state.nit >= options.maxiter)
-    no_run = (state.reason == Reason.INVALID_BOUNDS) | (state.reason == Reason.INVALID_OPTIONS)
-    return jnp.where((of_reason == 2) & at_limit & ~no_run, 1, of_reason)
-
-
-def halt(state: State) -> State:
-    """The run, ended on request at its current iterate; a limit reached there comes first."""
-    at_limit = (state.reason == Reason.MAXITER) | (state.reason == Reason.MAXFUN)
-    reason = jnp.where(at_limit, state.reason, Reason.CALLBACK).astype(jnp.int32)
-    return state._replace(reason=reason, phase=_int(Phase.DONE))
 
 
 def advance(
@@ -217,7 +73,7 @@ def advance(
     following = advance_running(state, value, gradient, box, options, evaluations)
     # A finished run stored nothing: its rows are those that follow, and pass no select.
     rows = state.memory._replace(pairs=following.memory.pairs)
-    finished = state._replace(memory=rows, event=_int(Event.STOPPED))
+    finished = state._replace(memory=rows, event=jnp.full_like(state.event, Event.STOPPED))
     return _pick(state.phase == Phase.DONE, finished, following)
 
 
@@ -269,9 +125,9 @@ def _take(
     starts = state.phase == Phase.START
     moves = verdict.accepts & ~starts
     moved = _move(state, verdict, value, gradient, box)
-    reason = _test(state, moved, verdict, options)
+    reason = why_stop(state, moved, verdict.accepts, verdict.failure, options)
     pairs, curvature = _remember(state, moves, value, gradient, slope)
-    pairs = _forget_where(verdict.restarts | _is_doubtful(state, moved, moves, options), pairs)
+    pairs = _forget_where(verdict.restarts | is_doubtful(state, moved, moves, options), pairs)
 
     event = jnp.where(verdict.restarts, Event.RESTARTED, Event.TRIAL)
     event = jnp.where(starts, Event.STARTED, event)
@@ -283,7 +139,6 @@ def _take(
         curvature=curvature,
         event=jnp.where(moves, Event.ACCEPTED, event).astype(jnp.int32),
         reason=reason.astype(jnp.int32),
-        pending=verdict.pending,
         rises=verdict.rises,
         settling=verdict.settles,
     )
@@ -299,7 +154,7 @@ def _turn(taken: _Taken, xhat: Vector, forgets: Boolean, box: Box) -> State:
     stuck_reason = jnp.where(
         moved.capped > 0,
         Reason.UNBOUNDED,
-        _noise_reason(moved, value_noise(moved.value)),
+        noise_reason(moved, value_noise(moved.value)),
     )
     reason = jnp.where(stuck, stuck_reason, moved.reason).astype(jnp.int32)
     stops = reason != Reason.NOT_FINISHED
@@ -328,9 +183,8 @@ class _Verdict(NamedTuple):
     """Exhausted, with pairs to forget."""
     settles: Boolean
     """Exhausted, and goes back to the best good trial."""
-    fails: Boolean
     failure: Integer
-    """The reason, where it fails."""
+    """The reason where it fails, else NOT_FINISHED."""
     pending: Integer
     search: LineSearch
     next_trial: Vector
@@ -370,14 +224,15 @@ def _judge(state: State, value: Scalar, slope: Scalar, box: Box, options: Option
     returns = exhausted & ~restarts & (good_step > 0)
     settles = returns & (good_step != step)
     search = search._replace(step=jnp.where(settles, good_step, search.step))
-    why = _why_search_failed(state, search, value, rises)
+    why = why_search_failed(state, search, value, rises)
     why = jnp.where(pending != Reason.NOT_FINISHED, pending, why)
+    why = jnp.where(starts, Reason.NONFINITE_AT_X0, why)
+    fails = (exhausted & ~restarts & ~returns) | (~accepts & (starts | state.settling))
     return _Verdict(
         accepts=accepts | (returns & (good_step == step)),
         restarts=restarts,
         settles=settles,
-        fails=(exhausted & ~restarts & ~returns) | (~accepts & (starts | state.settling)),
-        failure=jnp.where(starts, Reason.NONFINITE_AT_X0, why),
+        failure=jnp.where(fails, why, Reason.NOT_FINISHED).astype(jnp.int32),
         pending=pending,
         search=search,
         next_trial=jnp.where(
@@ -408,41 +263,11 @@ def _move(state: State, verdict: _Verdict, value: Scalar, gradient: Vector, box:
         gradient=gradient,
         pg_norm=pg_norm,
         pg_norm_at_x0=jnp.where(starts, pg_norm, state.pg_norm_at_x0),
+        pending=verdict.pending,
         nit=state.nit + moves,
         capped=jnp.where(moves, jnp.where(at_cap, state.capped + 1, 0), state.capped),
         stalled=jnp.where(moves, jnp.where(stalls, state.stalled + 1, 0), state.stalled),
     )
-
-
-def _test(state: State, moved: State, verdict: _Verdict, options: Options) -> Integer:
-    """Why to stop, or NOT_FINISHED: the first test that holds, in SciPy's order."""
-    moves = verdict.accepts & (state.phase != Phase.START)
-    gtol = jnp.maximum(options.gtol, options.gtol_rel * moved.pg_norm_at_x0)
-    small_reduction = reduction_is_small(state.value, moved.value, options.ftol)
-    doubtful = _is_doubtful(state, moved, moves, options)
-    noise = _noise_reason(moved, value_noise(moved.value))
-    reason = jnp.where(verdict.fails, verdict.failure, Reason.NOT_FINISHED)
-    for holds, code in (  # from the last to the first
-        (moves & (moved.stalled >= STALLED_LIMIT), noise),
-        (moves & (moved.capped >= CAPPED_LIMIT), Reason.UNBOUNDED),
-        (moves & small_reduction & ~doubtful, Reason.RELATIVE_REDUCTION),
-        (verdict.accepts & (moved.pg_norm <= gtol), Reason.PROJECTED_GRADIENT),
-        (moves & (moved.nfev > options.maxfun), Reason.MAXFUN),
-        (moves & (moved.nit >= options.maxiter), Reason.MAXITER),
-        (moves & (verdict.pending != Reason.NOT_FINISHED), verdict.pending),
-    ):
-        reason = jnp.where(holds, code, reason)
-    return reason
-
-
-def _is_doubtful(state: State, moved: State, moves: Boolean, options: Options) -> Boolean:
-    """True if the reduction is small because the step is: along a direction that was bad.
-
-    The test for a small reduction does not count then; the memory that gave the direction
-    is forgotten, and the next step is projected steepest descent, where it does count.
-    """
-    small = reduction_is_small(state.value, moved.value, options.ftol)
-    return moves & small & (state.search.step < SHORT_STEP) & (state.memory.count > 0)
 
 
 def _remember(
@@ -482,29 +307,6 @@ def _open_search(state: State, xhat: Vector, box: Box) -> tuple[LineSearch, Vect
     slope = memory.dot(state.gradient, d)
     search = line_search.start(state.value, slope, step, largest.astype(x.dtype))
     return search, point_on_line(x, xhat, step, box)
-
-
-def _noise_reason(state: State, noise: Scalar) -> Integer:
-    """Whether the rounding error of f, `noise`, explains what is left of the gradient."""
-    explained = state.pg_norm <= gradient_noise(state.x, noise, state.curvature)
-    return jnp.where(
-        explained | (state.decrement <= noise),
-        Reason.NOISE_FLOOR,
-        Reason.NOISE_FLOOR_NOT_CONVERGED,
-    )
-
-
-def _why_search_failed(state: State, search: LineSearch, value: Scalar, rises: Boolean) -> Integer:
-    """The reason of a search with nothing stored that found no good trial."""
-    predicted = state.search.step * state.search.initial_slope
-    noise = observed_noise(state.value, value, predicted)
-    rises = rises & (noise <= value_noise(state.value))
-    at_floor = _noise_reason(state, noise)
-    converged = at_floor == Reason.NOISE_FLOOR
-    reason = jnp.where(rises, Reason.INCONSISTENT_GRADIENT, Reason.LINE_SEARCH_FAILED)
-    reason = jnp.where(converged | ((-predicted <= noise) & ~rises), at_floor, reason)
-    nowhere_finite = search.nonfinite >= search.evaluations
-    return jnp.where(nowhere_finite, Reason.NONFINITE_TRIALS, reason)
 
 
 def _pick(condition: Boolean, a: PyTree, b: PyTree) -> PyTree:

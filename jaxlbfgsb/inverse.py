@@ -17,7 +17,7 @@ from jax import lax
 
 from jaxlbfgsb import small
 from jaxlbfgsb.kernel import small_kernel
-from jaxlbfgsb.memory import Memory, ages, dot
+from jaxlbfgsb.memory import Memory, ages, dot, pair_at
 from jaxlbfgsb.types import Ages, Coefficients, Integer, MiddleMatrix, Scalar, Vector
 
 
@@ -31,23 +31,18 @@ def _two_loops(memory: Memory, v: Vector) -> Vector:
     """The recursion of Nocedal (1980): least work where a pair is a few numbers."""
     m = memory.pairs.shape[0] // 2
 
-    def pair(place: Integer) -> tuple[Vector, Vector, Scalar]:
-        y = lax.dynamic_index_in_dim(memory.pairs, place, keepdims=False)
-        s = lax.dynamic_index_in_dim(memory.pairs, m + place, keepdims=False)
-        return s, y, lax.dynamic_slice(memory.products, (m + place, place), (1, 1))[0, 0]
-
     def newest_to_oldest(
         age: Integer, carry: tuple[Vector, Coefficients]
     ) -> tuple[Vector, Coefficients]:
         q, alphas = carry
         place = (memory.place - 1 - age) % m
-        s, y, sy = pair(place)
+        s, y, sy = pair_at(memory, place)
         alpha = dot(s, q) / sy
         return q - alpha * y, lax.dynamic_update_index_in_dim(alphas, alpha, place, 0)
 
     def oldest_to_newest(order: Integer, r: Vector) -> Vector:
         place = (memory.place - memory.count + order) % m
-        s, y, sy = pair(place)
+        s, y, sy = pair_at(memory, place)
         alpha = lax.dynamic_index_in_dim(alphas, place, keepdims=False)
         return r + (alpha - dot(y, r) / sy) * s
 

@@ -27,7 +27,7 @@ from jaxlbfgsb.packing import Packed, Packing
 _Out = TypeVar("_Out")
 
 FEW_VARIABLES = 256
-"""Up to so many, one kernel on one core is faster than XLA's products on all."""
+"""Up to so many the parts of a step are kernels, on one core; with more, XLA's products."""
 LARGEST_ARRAY = 4096
 """From this many elements on XLA gives sums to its library."""
 LARGEST_PRODUCT = 8
@@ -153,9 +153,11 @@ def _is_plain(dtype: Any) -> bool:
 
 def _is_small_product(eqn: Any) -> bool:
     """A product with a vector, or of small matrices; none in a batch."""
-    (contracted, _), (batch, _) = eqn.params["dimension_numbers"]
+    contracted, (batch, _) = eqn.params["dimension_numbers"]
     lhs, rhs = (v.aval.shape for v in eqn.invars)
-    rows = math.prod(lhs) // math.prod(lhs[i] for i in contracted)
-    columns = math.prod(rhs) // math.prod(lhs[i] for i in contracted)
+    rows, columns = (
+        math.prod(size for i, size in enumerate(shape) if i not in summed)
+        for shape, summed in zip((lhs, rhs), contracted, strict=True)
+    )
     is_vector = 1 in (rows, columns) and not batch
     return is_vector or max((*lhs, *rhs), default=0) < LARGEST_PRODUCT

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlbfgsb.box import Box
-from jaxlbfgsb.core import Event, Options, Phase, State, advance_running
+from jaxlbfgsb.core import advance_running
 from jaxlbfgsb.kernel import one_kernel
 from jaxlbfgsb.packing import Packed, Packing
+from jaxlbfgsb.state import Event, Options, Phase, State
 from jaxlbfgsb.types import Boolean, Scalar, Vector
 
 Objective = Callable[[Vector], tuple[Scalar, Vector]]

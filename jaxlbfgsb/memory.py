@@ -100,6 +100,14 @@ def update(memory: Memory, s: Vector, y: Vector, sy: Scalar, store: Boolean) -> 
     )
 
 
+def pair_at(memory: Memory, place: Integer) -> tuple[Vector, Vector, Scalar]:
+    """``s``, ``y`` and ``s'y`` of the pair in one place of the ring."""
+    m = memory.pairs.shape[0] // 2
+    y = lax.dynamic_index_in_dim(memory.pairs, place, keepdims=False)
+    s = lax.dynamic_index_in_dim(memory.pairs, m + place, keepdims=False)
+    return s, y, lax.dynamic_slice(memory.products, (m + place, place), (1, 1))[0, 0]
+
+
 def ages(place: Integer, m: int) -> Ages:
     """Of the pair in each place of the ring: 0 the newest, ``m - 1`` the oldest."""
     return (place - 1 - jnp.arange(m, dtype=jnp.int32)) % m

@@ -10,7 +10,7 @@ import jax
 
 from jaxlbfgsb.box import Box
 from jaxlbfgsb.callbacks import Callback, wants_to_stop
-from jaxlbfgsb.core import Event, Options, Phase, State, halt
+from jaxlbfgsb.ending import halt
 from jaxlbfgsb.implicit import checked_rule
 from jaxlbfgsb.loop import run
 from jaxlbfgsb.options import checked_maxcor, checked_options
@@ -24,6 +24,7 @@ from jaxlbfgsb.pytrees import (
 )
 from jaxlbfgsb.result import OptimizeResult
 from jaxlbfgsb.solve import begin, finish, objective, solve
+from jaxlbfgsb.state import Event, Options, Phase, State
 from jaxlbfgsb.tracing import Data, Program, Returns, trace
 from jaxlbfgsb.types import PyTree
 

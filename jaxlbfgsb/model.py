@@ -26,7 +26,7 @@ from jax import lax
 
 from jaxlbfgsb import small
 from jaxlbfgsb.kernel import small_kernel
-from jaxlbfgsb.memory import Memory, dot
+from jaxlbfgsb.memory import Memory, dot, pair_at
 from jaxlbfgsb.reduced import (
     order,
     products_by_side,
@@ -86,9 +86,7 @@ def dense(memory: Memory) -> Dense:
 
     def update(age: Integer, B: SquareMatrix) -> SquareMatrix:
         place = (memory.place - memory.count + age) % m
-        y = lax.dynamic_index_in_dim(memory.pairs, place, keepdims=False)
-        s = lax.dynamic_index_in_dim(memory.pairs, m + place, keepdims=False)
-        sy = lax.dynamic_slice(memory.products, (m + place, place), (1, 1))[0, 0]
+        s, y, sy = pair_at(memory, place)
         Bs = dot(B, s)
         sBs = dot(s, Bs)
         return B - Bs[:, None] * (Bs / sBs)[None, :] + y[:, None] * (y / sy)[None, :]

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from jaxlbfgsb.box import Box, active_bounds
-from jaxlbfgsb.core import Options, State, status_of
+from jaxlbfgsb.ending import status_of
 from jaxlbfgsb.inverse import InverseHessian
+from jaxlbfgsb.state import Options, State
 from jaxlbfgsb.status import TABLE, Reason
 from jaxlbfgsb.types import PyTree
 

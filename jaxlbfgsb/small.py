@@ -50,11 +50,8 @@ def _library_solve_transposed(C: jax.Array, B: jax.Array) -> jax.Array:
     return lax.linalg.triangular_solve(C, B, left_side=True, lower=True, transpose_a=True)
 
 
-def _entry(v: jax.Array, i: jax.Array) -> jax.Array:
-    return lax.dynamic_index_in_dim(v, i, keepdims=False)
-
-
-def _row(A: jax.Array, i: jax.Array) -> jax.Array:
+def _at(A: jax.Array, i: jax.Array) -> jax.Array:
+    """Entry i of a vector, row i of a matrix."""
     return lax.dynamic_index_in_dim(A, i, keepdims=False)
 
 
@@ -66,7 +63,7 @@ def _product_by_terms(A: jax.Array, B: jax.Array) -> jax.Array:
     """The sum of the outer products of the columns of A and the rows of B."""
 
     def add(k: jax.Array, total: jax.Array) -> jax.Array:
-        return total + _column(A, k)[:, None] * _row(B, k)[None, :]
+        return total + _column(A, k)[:, None] * _at(B, k)[None, :]
 
     return lax.fori_loop(1, A.shape[1], add, A[:, :1] * B[:1, :])
 
@@ -76,7 +73,7 @@ def _cholesky_by_columns(A: jax.Array) -> jax.Array:
 
     def eliminate(j: jax.Array, A: jax.Array) -> jax.Array:
         column = _column(A, j)
-        pivot = jnp.sqrt(_entry(column, j))
+        pivot = jnp.sqrt(_at(column, j))
         below = jnp.where(index > j, column / pivot, 0)
         done = jnp.where(index == j, pivot, below)
         return jnp.where(index == j, done[:, None], A - below[:, None] * below[None, :])
@@ -89,7 +86,7 @@ def _substitute(C: jax.Array, B: jax.Array) -> jax.Array:
 
     def eliminate(j: jax.Array, X: jax.Array) -> jax.Array:
         column = _column(C, j)
-        x = _row(X, j) / _entry(column, j)
+        x = _at(X, j) / _at(column, j)
         X = X - jnp.where(index > j, column, 0)[:, None] * x[None, :]
         return lax.dynamic_update_index_in_dim(X, x, j, 0)
 
@@ -102,8 +99,8 @@ def _substitute_back(C: jax.Array, B: jax.Array) -> jax.Array:
 
     def eliminate(k: jax.Array, X: jax.Array) -> jax.Array:
         j = last - k
-        row = _row(C, j)
-        x = _row(X, j) / _entry(row, j)
+        row = _at(C, j)
+        x = _at(X, j) / _at(row, j)
         X = X - jnp.where(index < j, row, 0)[:, None] * x[None, :]
         return lax.dynamic_update_index_in_dim(X, x, j, 0)
 

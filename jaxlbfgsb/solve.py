@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxlbfgsb.box import Box
-from jaxlbfgsb.core import Options, State, init, refuse_invalid
 from jaxlbfgsb.implicit import Problem, Rule, differentiable
 from jaxlbfgsb.kernel import one_kernel, whole_step_is_one_kernel
 from jaxlbfgsb.lanes import lane_by_lane
@@ -18,6 +17,7 @@ from jaxlbfgsb.loop import Objective, run, run_by_kernels
 from jaxlbfgsb.options import strict_options
 from jaxlbfgsb.pytrees import BoundLeaves, raveled, raveled_box
 from jaxlbfgsb.result import OptimizeResult, result_of
+from jaxlbfgsb.state import Options, State, init, refuse_invalid
 from jaxlbfgsb.tracing import Data, Program
 from jaxlbfgsb.types import PyTree, Scalar, Vector
 from jaxlbfgsb.varying import vary_over, varying_axes

@@ -72,7 +72,7 @@ def test_vmap_is_the_same(lanes):
 
 def test_lanes_in_step_as_on_an_accelerator(lanes, monkeypatch):
     x0, a, bounds = lanes
-    monkeypatch.setattr(batch, "_solve_in_turn", batch.solve_in_step)
+    monkeypatch.setattr(batch, "solve_in_turn", batch.solve_in_step)
     result = minimize_batch(rosenbrock, x0, (a,), bounds=bounds)
     assert_lanes_are_single_solves(result, rosenbrock, lanes, exactly=False)
 
@@ -81,7 +81,7 @@ def test_lanes_in_step_as_on_an_accelerator(lanes, monkeypatch):
 def test_a_lane_that_fails_harms_no_other(lanes, in_step, monkeypatch):
     x0, a, bounds = lanes
     if in_step:
-        monkeypatch.setattr(batch, "_solve_in_turn", batch.solve_in_step)
+        monkeypatch.setattr(batch, "solve_in_turn", batch.solve_in_step)
     clean = minimize_batch(rosenbrock, x0, (a,), bounds=bounds)
     spoilt_a, spoilt_upper = a.copy(), bounds[1].copy()
     spoilt_a[4], spoilt_upper[7] = np.nan, -4.0

@@ -16,6 +16,7 @@ from scipy.special import expit
 
 from jaxlbfgsb import AskTell, Reason, core, fmin_l_bfgs_b, minimize
 from jaxlbfgsb import model as model_of
+from jaxlbfgsb import state as run_state
 from jaxlbfgsb.box import Box
 
 DTYPES = [np.float64, np.float32]
@@ -249,7 +250,7 @@ def test_secant_equation_beyond_m_updates():  # [jaxopt 620]
     n, m = 6, 3
     fun = jax.jit(jax.value_and_grad(rosen))
     box = Box(jnp.full(n, -2.0), jnp.full(n, 2.0))
-    options = core.Options(
+    options = run_state.Options(
         *(jnp.asarray(v) for v in (0.0, 1e-5, 0.0)), *(jnp.int32(v) for v in (200, 500, 20))
     )
     advance = jax.jit(core.advance)
@@ -258,12 +259,12 @@ def test_secant_equation_beyond_m_updates():  # [jaxopt 620]
     def dense(pairs):
         return model_of.dense(pairs).matrix
 
-    state = core.init(jnp.array([-1.2, 1.0] * 3), box, m)
+    state = run_state.init(jnp.array([-1.2, 1.0] * 3), box, m)
     updates = 0
-    while state.phase != core.Phase.DONE:
+    while state.phase != run_state.Phase.DONE:
         before = state
         state = advance(state, *fun(state.trial), box, options)
-        if state.event == core.Event.ACCEPTED and state.memory.place != before.memory.place:
+        if state.event == run_state.Event.ACCEPTED and state.memory.place != before.memory.place:
             updates += 1
             s, y = state.x - before.x, state.gradient - before.gradient
             matrix = np.asarray(dense(state.memory))

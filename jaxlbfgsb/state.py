@@ -1,0 +1,130 @@
+"""What there is to know of a run, and its tolerances and limits."""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from jaxlbfgsb import line_search, memory
+from jaxlbfgsb.box import Box, is_nonempty, project
+from jaxlbfgsb.line_search import LineSearch
+from jaxlbfgsb.memory import Memory
+from jaxlbfgsb.status import Reason
+from jaxlbfgsb.types import Boolean, Integer, Scalar, Vector
+
+
+class Phase(enum.IntEnum):
+    START = 0
+    SEARCH = 1
+    DONE = 2
+
+
+class Event(enum.IntEnum):
+    STARTED = 0
+    TRIAL = 1
+    ACCEPTED = 2
+    RESTARTED = 3
+    STOPPED = 4
+
+
+class Options(NamedTuple):
+    """Tolerances and limits, all dynamic; the meanings of `jaxlbfgsb.minimize`."""
+
+    ftol: Scalar
+    gtol: Scalar
+    gtol_rel: Scalar
+    maxiter: Integer
+    maxfun: Integer
+    maxls: Integer
+
+
+class State(NamedTuple):
+    """All there is to know of a run: save it, and the run can go on elsewhere."""
+
+    x: Vector
+    value: Scalar
+    gradient: Vector
+    """The last accepted point."""
+    trial: Vector
+    """The point to evaluate next."""
+    xhat: Vector
+    """End of the search line at step 1; the direction is ``xhat - x``."""
+    memory: Memory
+    search: LineSearch
+    good_step: Scalar
+    good_value: Scalar
+    """Best finite trial of this search with sufficient decrease; no such: 0, infinity."""
+    pg_norm: Scalar
+    pg_norm_at_x0: Scalar
+    decrement: Scalar
+    """What f falls by to first order in the last step with pairs stored; infinity before it."""
+    curvature: Scalar
+    """``s'y / s's`` of the last pair; survives a forgotten memory."""
+    phase: Integer
+    event: Integer
+    reason: Integer
+    pending: Integer
+    """The reason to stop with once the trial asked for is accepted, or 0."""
+    rises: Boolean
+    """True if at the last trial that could tell f was higher than at x, by more than its
+    noise, and its gradient said that it falls."""
+    settling: Boolean
+    """True while the trial asked for is `good_step`, to be accepted as it is."""
+    nit: Integer
+    nfev: Integer
+    capped: Integer
+    stalled: Integer
+
+
+def _int(value: int) -> Integer:
+    return jnp.asarray(value, jnp.int32)
+
+
+def init(x0: Vector, box: Box, m: int) -> State:
+    """A run that asks for the value at ``P(x0)``; m pairs will be kept."""
+    x = project(x0, box)
+    zero, infinity = jnp.zeros((), x.dtype), jnp.full((), jnp.inf, x.dtype)
+    return State(
+        x=x,
+        value=infinity,
+        gradient=jnp.zeros_like(x),
+        trial=x,
+        xhat=x,
+        memory=memory.empty(x.shape[0], m, x.dtype),
+        search=line_search.start(zero, zero, zero, zero),
+        good_step=zero,
+        good_value=infinity,
+        pg_norm=infinity,
+        pg_norm_at_x0=infinity,
+        decrement=infinity,
+        curvature=zero,
+        phase=_int(Phase.START),
+        event=_int(Event.STARTED),
+        reason=_int(Reason.NOT_FINISHED),
+        pending=_int(Reason.NOT_FINISHED),
+        rises=jnp.asarray(False),
+        settling=jnp.asarray(False),
+        nit=_int(0),
+        nfev=_int(0),
+        capped=_int(0),
+        stalled=_int(0),
+    )
+
+
+def refuse_invalid(state: State, box: Box, options: Options) -> State:
+    """DONE at once where bounds or options that were traced turn out to be invalid."""
+    tolerances = jnp.stack([options.ftol, options.gtol, options.gtol_rel])
+    options_ok = jnp.all(tolerances >= 0) & (options.maxls > 0)
+    reason = jnp.where(
+        is_nonempty(box),
+        jnp.where(options_ok, Reason.NOT_FINISHED, Reason.INVALID_OPTIONS),
+        Reason.INVALID_BOUNDS,
+    ).astype(jnp.int32)
+    bad = reason != Reason.NOT_FINISHED
+    return state._replace(
+        reason=reason,
+        phase=jnp.where(bad, Phase.DONE, state.phase),
+        event=jnp.where(bad, Event.STOPPED, state.event),
+    )
