@@ -18,9 +18,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxlbfgsb"
 ORDER = (  # from the ground up
     "types varying status packing kernel small box memory reduced model inverse chunks cauchy "
-    "subspace direction line_search stopping state ending core loop lanes precision pytrees options "
-    "result closures jaxprs tracing forward_only linear_solve implicit callbacks solve minimize "
-    "blocks batch asktell "
+    "subspace direction line_search stopping state ending core loop lanes precision pytrees "
+    "options result closures jaxprs tracing forward_only linear_solve implicit callbacks solve "
+    "minimize blocks batch asktell "
     "host foreign scipy_bounds scipy_api"
 ).split()
 

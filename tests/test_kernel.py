@@ -61,6 +61,8 @@ def structural(x, a):
         x @ a,
         x @ x,
         a[:4, :4] @ a[:4, :4],
+        a[:0] @ x,
+        a[:, :0] @ x[:0],
         jnp.sum(a * x, axis=1),
         jax.nn.logsumexp(x),
         jax.grad(lambda x: x[3] ** 2 * jnp.prod(x[:4]))(x),
