@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import os
 import sysconfig
 import types
 from collections.abc import Hashable, Iterator
@@ -28,8 +29,9 @@ BUDGET = 2000
 LARGEST_COPY = 1 << 20
 """Bytes of a NumPy array that are copied to see whether they change."""
 
-_INSTALLED = tuple(
-    {sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+_INSTALLED = (
+    *{sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")},
+    os.path.dirname(__file__),  # this package, wherever it lies: a function may call a solver
 )
 _PLAIN = (type(None), bool, int, str, bytes, type(Ellipsis))
 _BY_IDENTITY = (type, types.ModuleType, jax.Array, np.ufunc, np.dtype)

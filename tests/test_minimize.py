@@ -14,6 +14,7 @@ from scipy.optimize import Bounds
 
 import jaxlbfgsb
 from jaxlbfgsb import OptimizeResult, Reason, minimize
+from jaxlbfgsb.closures import fingerprint
 
 
 def rosenbrock(x):
@@ -438,6 +439,17 @@ class TestCaching:
         with jax.enable_x64(False):
             narrow = minimize(f, np.zeros(2, np.float32))
         assert wide.x.dtype == narrow.x.dtype == np.float32
+
+    def test_a_solve_in_the_function_is_seen_through(self):
+        """Wherever this package lies, its own caches are no values to compute with."""
+
+        def outer(p):
+            return minimize(lambda x: (x - p) ** 2, 0.0 * p).fun
+
+        before = fingerprint(outer)
+        minimize(lambda x: x**4, jnp.array(1.0))
+        assert before is not None
+        assert fingerprint(outer) == before
 
     def test_clear_cache_lets_data_go(self):
         class Tag:
