@@ -4,6 +4,7 @@ from jaxlbfgsb.asktell import AskTell
 from jaxlbfgsb.batch import minimize_batch
 from jaxlbfgsb.inverse import InverseHessian
 from jaxlbfgsb.minimize import minimize
+from jaxlbfgsb.recording import Trace
 from jaxlbfgsb.result import OptimizeResult
 from jaxlbfgsb.scipy_api import fmin_l_bfgs_b, scipy_method
 from jaxlbfgsb.status import Reason
@@ -16,6 +17,7 @@ __all__ = [
     "InverseHessian",
     "OptimizeResult",
     "Reason",
+    "Trace",
     "clear_cache",
     "fmin_l_bfgs_b",
     "minimize",

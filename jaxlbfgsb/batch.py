@@ -20,9 +20,12 @@ from scipy.optimize import Bounds
 
 from jaxlbfgsb.blocks import BatchProblem, solve_in_step, solve_in_turn
 from jaxlbfgsb.options import checked_maxcor, checked_options
+from jaxlbfgsb.progress import new_bar
 from jaxlbfgsb.pytrees import checked_bounds, checked_x0, dtype_of
+from jaxlbfgsb.recording import checked_trace
 from jaxlbfgsb.result import OptimizeResult
-from jaxlbfgsb.tracing import Recent, Returns, trace
+from jaxlbfgsb.tracing import Recent, Returns
+from jaxlbfgsb.tracing import trace as traced
 from jaxlbfgsb.types import PyTree
 
 CPU_BLOCK = 1024
@@ -48,6 +51,8 @@ def minimize_batch(
     value_and_grad: bool = False,
     has_aux: bool = False,
     progress: bool = False,
+    trace: int | None = None,
+    trace_x: bool = False,
 ) -> OptimizeResult:
     """Minimise one function from many starts, on many data sets, in many boxes.
 
@@ -68,6 +73,8 @@ def minimize_batch(
         As for `minimize`; the same for all lanes.
     progress
         Show a bar of lanes done; needs the package tqdm.
+    trace, trace_x
+        As for `minimize`: ``result.trace[3].table()`` is what lane 3 did.
 
     Returns
     -------
@@ -109,9 +116,10 @@ def minimize_batch(
     dtype = dtype_of(x_lane)
     options = checked_options(dtype, ftol, gtol, gtol_rel, maxiter, maxfun, maxls)
     returns = Returns(gradient=value_and_grad, aux=has_aux)
-    program, data = trace(fun, x_lane, args_lane, returns, sides)
+    program, data = traced(fun, x_lane, args_lane, returns, sides)
 
-    problem = BatchProblem(program, m, batch.tree, batch.mapped)
+    recording = checked_trace(trace, trace_x)
+    problem = BatchProblem(program, m, batch.tree, batch.mapped, recording)
     in_turn = jax.default_backend() == "cpu"
     solve_block = solve_in_turn if in_turn else solve_in_step
     n = sum(leaf.size for leaf in jax.tree.leaves(x_lane))
@@ -125,7 +133,7 @@ def minimize_batch(
             return jax.block_until_ready(solve_block(problem, data.consts, leaves, options))
 
     starts = list(range(0, batch.size, size))
-    bar = _bar(batch.size) if progress else contextlib.nullcontext()
+    bar = new_bar("problem", batch.size) if progress else contextlib.nullcontext()
     done: list[OptimizeResult] = []
     with bar as shown, ThreadPoolExecutor((os.cpu_count() or 1) if in_turn else 1) as threads:
         key = (problem, size, settings)
@@ -213,13 +221,3 @@ def _block_size(lanes: int, lane_bytes: int, in_turn: bool) -> int:
     largest = CPU_BLOCK if in_turn else max(1, BLOCK_BYTES // lane_bytes)
     count = -(-lanes // largest)
     return -(-lanes // min(-(-count // cores) * cores, lanes))
-
-
-def _bar(lanes: int) -> Any:
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        raise ImportError(
-            "progress=True needs the package tqdm: pip install 'jaxlbfgsb[progress]'."
-        ) from None
-    return tqdm(total=lanes, unit="problem")

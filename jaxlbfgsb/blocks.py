@@ -20,11 +20,13 @@ from jaxlbfgsb.box import Box
 from jaxlbfgsb.core import advance
 from jaxlbfgsb.implicit import Rule
 from jaxlbfgsb.pytrees import checked_bounds
+from jaxlbfgsb.recording import Recording, Trace, begun, recorded
 from jaxlbfgsb.result import OptimizeResult
 from jaxlbfgsb.solve import begin, finish, objective, solve
 from jaxlbfgsb.state import Options, Phase, State
 from jaxlbfgsb.tracing import Data, Program
 from jaxlbfgsb.types import PyTree
+from jaxlbfgsb.watching import Watch
 
 COMPACTED = 4
 """Lanes go on by themselves when one in so many is left."""
@@ -39,6 +41,7 @@ class BatchProblem(NamedTuple):
     """The structure of ``(x0, args, bounds)`` of a lane."""
     mapped: tuple[bool, ...]
     """Which of its leaves differ from lane to lane."""
+    recording: Recording | None
 
     def over_lanes(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function(data, x0, lower, upper, *more)`` of a lane, over the leaves of a block."""
@@ -61,6 +64,7 @@ class _Run(NamedTuple):
     state: State
     box: Box
     options: Options
+    trace: Trace | None
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -70,7 +74,8 @@ def solve_in_turn(
     """The lanes of a block one after the other."""
 
     def lane(data: Data, x0: PyTree, lower: Any, upper: Any) -> OptimizeResult:
-        result = solve(problem.program, problem.m, Rule(), data, x0, lower, upper, options)
+        watch = Watch(problem.recording)
+        result = solve(problem.program, problem.m, Rule(), watch, data, x0, lower, upper, options)
         return dataclasses.replace(result, hess_inv=None)
 
     return problem.over_lanes(lane)(consts, leaves)
@@ -100,7 +105,8 @@ def _begin_lanes(
     problem: BatchProblem, consts: list[Any], leaves: list[Any], options: Options
 ) -> _Run:
     def lane(data: Data, x0: PyTree, lower: Any, upper: Any) -> _Run:
-        return _Run(*begin(problem.m, data, x0, lower, upper, options))
+        state, box, started = begin(problem.m, data, x0, lower, upper, options)
+        return _Run(state, box, started, begun(problem.recording, state.x))
 
     return problem.over_lanes(lane)(consts, leaves)
 
@@ -112,9 +118,10 @@ def _advance_lanes(
     """Until at most `left` lanes are not done."""
 
     def lane(data: Data, x0: PyTree, _lower: Any, _upper: Any, run: _Run) -> _Run:
-        state, box, options = run
+        state, box, options, trace = run
         value, gradient = objective(problem.program, data, x0)(state.trial)
-        return run._replace(state=advance(state, value, gradient, box, options))
+        moved = advance(state, value, gradient, box, options)
+        return run._replace(state=moved, trace=recorded(trace, state, moved, box))
 
     def goes_on(run: _Run) -> jax.Array:
         return jnp.sum(run.state.phase != Phase.DONE) > left

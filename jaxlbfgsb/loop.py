@@ -12,10 +12,15 @@ from jaxlbfgsb.box import Box
 from jaxlbfgsb.core import advance_running
 from jaxlbfgsb.kernel import one_kernel
 from jaxlbfgsb.packing import Packed, Packing
+from jaxlbfgsb.recording import Trace, recorded
 from jaxlbfgsb.state import Event, Options, Phase, State
 from jaxlbfgsb.types import Boolean, Scalar, Vector
 
 Objective = Callable[[Vector], tuple[Scalar, Vector]]
+
+
+Tell = Callable[[State, State, Box], State]
+"""From the states before and after an evaluation to the one to go on with; tells the host."""
 
 
 def run(
@@ -23,23 +28,35 @@ def run(
     state: State,
     box: Box,
     options: Options,
+    trace: Trace | None = None,
+    tell: Tell | None = None,
     one_iteration: Boolean | bool = False,
-) -> State:
+) -> tuple[State, Trace | None]:
     """Advance until the run is done or, on request, until the next accepted iterate."""
 
-    def goes_on(state: State) -> jax.Array:
+    def goes_on(carry: tuple[State, Trace | None]) -> jax.Array:
+        state, _ = carry
         paused = jnp.asarray(one_iteration) & (state.event == Event.ACCEPTED)
         return (state.phase != Phase.DONE) & ~paused
 
-    def turn(state: State) -> State:
+    def turn(carry: tuple[State, Trace | None]) -> tuple[State, Trace | None]:
+        state, trace = carry
         value, gradient = value_and_grad(state.trial)
-        return advance_running(state, value, gradient, box, options)
+        moved = advance_running(state, value, gradient, box, options)
+        trace = recorded(trace, state, moved, box)
+        return moved if tell is None else tell(state, moved, box), trace
 
     first = state._replace(event=jnp.full_like(state.event, Event.TRIAL))
-    return lax.while_loop(goes_on, turn, first)
+    return lax.while_loop(goes_on, turn, (first, trace))
 
 
-def run_by_kernels(value_and_grad: Objective, state: State, box: Box, options: Options) -> State:
+def run_by_kernels(
+    value_and_grad: Objective,
+    state: State,
+    box: Box,
+    options: Options,
+    trace: Trace | None = None,
+) -> tuple[State, Trace | None]:
     """`run` to the end; on CPU, what the solver does between two evaluations is one kernel."""
     packing = Packing((state, box, options))
 
@@ -49,10 +66,16 @@ def run_by_kernels(value_and_grad: Objective, state: State, box: Box, options: O
         state = advance_running(state, value, gradient, box, options)
         return packing.pack((state, box, options))
 
-    def goes_on(packed: Packed) -> jax.Array:
-        return packing.unpack(packed)[0].phase != Phase.DONE
+    def goes_on(carry: tuple[Packed, Trace | None]) -> jax.Array:
+        return packing.unpack(carry[0])[0].phase != Phase.DONE
 
-    def turn(packed: Packed) -> Packed:
-        return step(packed, *value_and_grad(packing.unpack(packed)[0].trial))
+    def turn(carry: tuple[Packed, Trace | None]) -> tuple[Packed, Trace | None]:
+        packed, trace = carry
+        before, box, _ = packing.unpack(packed)
+        packed = step(packed, *value_and_grad(before.trial))
+        if trace is not None:
+            trace = recorded(trace, before, packing.unpack(packed)[0], box)
+        return packed, trace
 
-    return packing.unpack(lax.while_loop(goes_on, turn, packing.pack((state, box, options))))[0]
+    packed, trace = lax.while_loop(goes_on, turn, (packing.pack((state, box, options)), trace))
+    return packing.unpack(packed)[0], trace

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
 from jaxlbfgsb.box import Box
-from jaxlbfgsb.callbacks import Callback, wants_to_stop
+from jaxlbfgsb.callbacks import Callback
 from jaxlbfgsb.ending import halt
 from jaxlbfgsb.implicit import checked_rule
 from jaxlbfgsb.loop import run
 from jaxlbfgsb.options import checked_maxcor, checked_options
+from jaxlbfgsb.progress import checked_progress
 from jaxlbfgsb.pytrees import (
     BoundLeaves,
     checked_bounds,
@@ -22,11 +25,14 @@ from jaxlbfgsb.pytrees import (
     is_traced,
     raveled,
 )
+from jaxlbfgsb.recording import Trace, begun, checked_trace
 from jaxlbfgsb.result import OptimizeResult
 from jaxlbfgsb.solve import begin, finish, objective, solve
-from jaxlbfgsb.state import Event, Options, Phase, State
-from jaxlbfgsb.tracing import Data, Program, Returns, trace
+from jaxlbfgsb.state import Options, Phase, State
+from jaxlbfgsb.tracing import Data, Program, Returns
+from jaxlbfgsb.tracing import trace as traced
 from jaxlbfgsb.types import PyTree
+from jaxlbfgsb.watching import Iterate, Observer, Watch, iterate_of
 
 
 def minimize(
@@ -45,6 +51,9 @@ def minimize(
     value_and_grad: bool = False,
     has_aux: bool = False,
     callback: Callback | None = None,
+    progress: bool | int = False,
+    trace: int | None = None,
+    trace_x: bool = False,
     implicit_diff: bool | Literal["nan_if_failed"] = True,
     implicit_solve: Literal["auto", "dense", "iterative"] = "auto",
     implicit_polish: bool = False,
@@ -92,7 +101,18 @@ def minimize(
     callback
         Called after each iteration with a copy of x, or, if its parameter is named
         ``intermediate_result``, with an object with the fields ``x`` and ``fun``.
-        Raising StopIteration ends the run.  Not under `jit`, `vmap` or `grad`.
+        Raising StopIteration ends the run.  Inside of `jit` and `grad` the compiled loop
+        calls it, with NumPy arrays; it should compute with NumPy too.  Not under `vmap`.
+    progress
+        True shows a bar with the iterations made, f, `pg_norm`, evaluations and active
+        bounds, also from inside of `jit`; an int updates it once in so many iterations.
+        Needs the package tqdm.  Not under `vmap`.
+    trace
+        Record so many iterations at most, from the start on, in ``result.trace``: f,
+        `pg_norm`, step length, evaluations and active bounds of each; see `Trace`.  An int,
+        since it sets the size of arrays.  Anywhere, also under `vmap`.
+    trace_x
+        Record x as well.
     implicit_diff
         How ``x``, ``fun``, ``jac`` and ``aux`` are differentiated; it costs nothing until
         they are.  True: by the implicit function theorem, in forward and reverse mode, to
@@ -110,7 +130,7 @@ def minimize(
     -------
     OptimizeResult
         With ``x, fun, jac, aux, status, reason, success, nit, nfev, hess_inv, pg_norm,
-        active`` and, outside of `jit`, ``message``.
+        active, trace`` and, outside of `jit`, ``message``.
 
     Raises
     ------
@@ -161,47 +181,57 @@ def minimize(
     dtype = dtype_of(x0)
     options = checked_options(dtype, ftol, gtol, gtol_rel, maxiter, maxfun, maxls)
     rule = checked_rule(implicit_diff, implicit_solve, implicit_polish)
-    program, data = trace(
+    program, data = traced(
         fun, x0, args, Returns(gradient=value_and_grad, aux=has_aux), (lower, upper)
     )
-    if callback is None:
-        return solve(program, m, rule, data, x0, lower, upper, options)
-    if is_traced(data, x0, lower, upper, options):
-        raise ValueError(
-            "callback needs an eager call: under jit, vmap or grad nothing can be called back. "
-            "Call minimize outside of them, or leave the callback out."
-        )
-    return _solve_with_callback(program, m, data, x0, lower, upper, options, callback)
+    recording = checked_trace(trace, trace_x)
+    every = checked_progress(progress)
+    if callback is None and not every:
+        watch = Watch(recording)
+        return solve(program, m, rule, watch, data, x0, lower, upper, options)
+    watch = Watch(recording, Observer(callback, every))
+    if is_traced(jnp.zeros(()), data, x0, lower, upper, options):
+        return solve(program, m, rule, watch, data, x0, lower, upper, options)
+    return _solve_from_host(program, m, watch, data, x0, lower, upper, options)
 
 
 _begin_compiled = jax.jit(begin, static_argnums=0)
+_begun_compiled = jax.jit(begun, static_argnums=0)
 _finish_compiled = jax.jit(finish, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _one_iteration(
-    program: Program, data: Data, x0: PyTree, state: State, box: Box, options: Options
-) -> State:
-    return run(objective(program, data, x0), state, box, options, one_iteration=True)
+    program: Program,
+    data: Data,
+    x0: PyTree,
+    state: State,
+    box: Box,
+    options: Options,
+    trace: Trace | None,
+) -> tuple[State, Trace | None, Iterate]:
+    value_and_grad = objective(program, data, x0)
+    state, trace = run(value_and_grad, state, box, options, trace, one_iteration=True)
+    return state, trace, iterate_of(state, box, raveled(x0)[1])
 
 
-def _solve_with_callback(
+def _solve_from_host(
     program: Program,
     m: int,
+    watch: Watch,
     data: Data,
     x0: PyTree,
     lower: BoundLeaves,
     upper: BoundLeaves,
     options: Options,
-    callback: Callback,
 ) -> OptimizeResult:
     """The same loop, let go for one iteration at a time."""
-    _, unravel = raveled(x0)
+    assert watch.observer is not None
     state, box, options = _begin_compiled(m, data, x0, lower, upper, options)
-    while state.phase != Phase.DONE:
-        state = _one_iteration(program, data, x0, state, box, options)
-        if state.event != Event.ACCEPTED:
-            break
-        if wants_to_stop(callback, unravel(state.x), state.value):
-            state = halt(state)
-    return _finish_compiled(program, data, x0, state, box, options)
+    trace = _begun_compiled(watch.recording, state.x)
+    with contextlib.closing(watch.observer):
+        while state.phase != Phase.DONE:
+            state, trace, iterate = _one_iteration(program, data, x0, state, box, options, trace)
+            if watch.observer(iterate):
+                state = halt(state)
+    return _finish_compiled(program, data, x0, state, box, options, trace)

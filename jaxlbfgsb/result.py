@@ -11,6 +11,7 @@ import numpy as np
 from jaxlbfgsb.box import Box, active_bounds
 from jaxlbfgsb.ending import status_of
 from jaxlbfgsb.inverse import InverseHessian
+from jaxlbfgsb.recording import Trace
 from jaxlbfgsb.state import Options, State
 from jaxlbfgsb.status import TABLE, Reason
 from jaxlbfgsb.types import PyTree
@@ -46,6 +47,8 @@ class OptimizeResult:
         The largest entry of the projected gradient in absolute value.
     active
         Like x, int32: -1 where x is on its lower bound, +1 on its upper one, else 0.
+    trace
+        A `Trace` of the iterations, where one was asked for; else None.
     """
 
     x: PyTree
@@ -60,6 +63,7 @@ class OptimizeResult:
     hess_inv: InverseHessian | None
     pg_norm: Any
     active: PyTree
+    trace: Trace | None = None
 
     @property
     def njev(self) -> Any:

@@ -16,18 +16,21 @@ from jaxlbfgsb.lanes import lane_by_lane
 from jaxlbfgsb.loop import Objective, run, run_by_kernels
 from jaxlbfgsb.options import strict_options
 from jaxlbfgsb.pytrees import BoundLeaves, raveled, raveled_box
+from jaxlbfgsb.recording import Trace, begun, finished
 from jaxlbfgsb.result import OptimizeResult, result_of
 from jaxlbfgsb.state import Options, State, init, refuse_invalid
 from jaxlbfgsb.tracing import Data, Program
 from jaxlbfgsb.types import PyTree, Scalar, Vector
 from jaxlbfgsb.varying import vary_over, varying_axes
+from jaxlbfgsb.watching import Watch, one_lane, telling
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def solve(
     program: Program,
     m: int,
     rule: Rule,
+    watch: Watch,
     data: Data,
     x0: PyTree,
     lower: BoundLeaves,
@@ -37,18 +40,24 @@ def solve(
     """The whole solve, with its derivatives."""
     n = sum(leaf.size for leaf in jax.tree.leaves(x0))
 
-    def with_driver(driver: Callable[..., State]) -> Callable[..., OptimizeResult]:
+    def with_driver(
+        driver: Callable[..., tuple[State, Trace | None]],
+    ) -> Callable[..., OptimizeResult]:
         def solve(problem: Problem, start: tuple[PyTree, Options]) -> OptimizeResult:
             data, lower, upper = problem
             x0, options = start
             state, box, options = begin(m, data, x0, lower, upper, options)
-            state = driver(objective(program, data, x0), state, box, options)
-            return finish(program, data, x0, state, box, options)
+            trace = begun(watch.recording, state.x)
+            state, trace = driver(objective(program, data, x0), state, box, options, trace)
+            return finish(program, data, x0, state, box, options, trace)
 
         return solve
 
     plain = with_driver(run)
-    if not rule.implicit:  # differentiated through the loop itself
+    if watch.observer is not None:
+        (data, lower, upper), x0, options = one_lane(((data, lower, upper), x0, options))
+        fastest = with_driver(functools.partial(run, tell=telling(watch.observer, raveled(x0)[1])))
+    elif not rule.implicit:  # differentiated through the loop itself
         fastest = plain
     elif not whole_step_is_one_kernel(2 * m, n):
         fastest = lane_by_lane(plain, plain)
@@ -86,7 +95,13 @@ def objective(program: Program, data: Data, x0: PyTree) -> Objective:
 
 
 def finish(
-    program: Program, data: Data, x0: PyTree, state: State, box: Box, options: Options
+    program: Program,
+    data: Data,
+    x0: PyTree,
+    state: State,
+    box: Box,
+    options: Options,
+    trace: Trace | None = None,
 ) -> OptimizeResult:
     """The result in the structure of x0, with aux."""
     _, unravel = raveled(x0)
@@ -100,6 +115,7 @@ def finish(
         active=jax.tree.map(
             lambda sides: sides.astype(jnp.int32), unravel(flat.active.astype(flat.x.dtype))
         ),
+        trace=finished(trace, unravel),
     )
 
 

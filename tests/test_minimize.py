@@ -505,10 +505,6 @@ class TestCallback:
         with pytest.raises(KeyError, match="mine"):
             minimize(rosenbrock, START, callback=callback)
 
-    def test_not_under_jit(self):
-        with pytest.raises(ValueError, match="callback needs an eager call"):
-            jax.jit(lambda x: minimize(rosenbrock, x, callback=print))(START)
-
     def test_converged_at_the_start(self):
         result = minimize(rosenbrock, np.ones(2), callback=pytest.fail)
         assert (result.nit, result.nfev) == (0, 1)
