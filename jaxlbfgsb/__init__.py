@@ -3,6 +3,7 @@
 from jaxlbfgsb.asktell import AskTell
 from jaxlbfgsb.batch import minimize_batch
 from jaxlbfgsb.inverse import InverseHessian
+from jaxlbfgsb.jaxopt_api import LBFGSB
 from jaxlbfgsb.minimize import minimize
 from jaxlbfgsb.recording import Trace
 from jaxlbfgsb.result import OptimizeResult
@@ -13,6 +14,7 @@ from jaxlbfgsb.tracing import clear_cache
 __version__ = "0.1.0"
 
 __all__ = [
+    "LBFGSB",
     "AskTell",
     "InverseHessian",
     "OptimizeResult",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jaxlbfgsb.options import strict_options
 from jaxlbfgsb.pytrees import BoundLeaves, raveled, raveled_box
 from jaxlbfgsb.recording import Trace, begun, finished
 from jaxlbfgsb.result import OptimizeResult, result_of
-from jaxlbfgsb.state import Options, State, init, refuse_invalid
+from jaxlbfgsb.state import Options, State, init, refuse_invalid, start_again
 from jaxlbfgsb.tracing import Data, Program
 from jaxlbfgsb.types import PyTree, Scalar, Vector
 from jaxlbfgsb.varying import vary_over, varying_axes
@@ -36,17 +37,18 @@ def solve(
     lower: BoundLeaves,
     upper: BoundLeaves,
     options: Options,
+    earlier: State | None = None,
 ) -> OptimizeResult:
-    """The whole solve, with its derivatives."""
+    """The whole solve, with its derivatives; it goes on with the pairs of an earlier run."""
     n = sum(leaf.size for leaf in jax.tree.leaves(x0))
 
     def with_driver(
         driver: Callable[..., tuple[State, Trace | None]],
     ) -> Callable[..., OptimizeResult]:
-        def solve(problem: Problem, start: tuple[PyTree, Options]) -> OptimizeResult:
+        def solve(problem: Problem, start: tuple[PyTree, Options, Any]) -> OptimizeResult:
             data, lower, upper = problem
-            x0, options = start
-            state, box, options = begin(m, data, x0, lower, upper, options)
+            x0, options, earlier = start
+            state, box, options = begin(m, data, x0, lower, upper, options, earlier)
             trace = begun(watch.recording, state.x)
             state, trace = driver(objective(program, data, x0), state, box, options, trace)
             return finish(program, data, x0, state, box, options, trace)
@@ -66,18 +68,25 @@ def solve(
     else:
         fastest = lane_by_lane(with_driver(run_by_kernels), plain)
     differentiated = differentiable(fastest, functools.partial(_evaluate, program), rule)
-    return differentiated(Problem(data, lower, upper), (x0, options))
+    return differentiated(Problem(data, lower, upper), (x0, options, earlier))
 
 
 def begin(
-    m: int, data: Data, x0: PyTree, lower: BoundLeaves, upper: BoundLeaves, options: Options
+    m: int,
+    data: Data,
+    x0: PyTree,
+    lower: BoundLeaves,
+    upper: BoundLeaves,
+    options: Options,
+    earlier: State | None = None,
 ) -> tuple[State, Box, Options]:
     """The first state, the box and the options, in the raveled variables."""
     vector, _ = raveled(x0)
     box = raveled_box(lower, upper, jax.tree.leaves(x0))
     options = strict_options(options, vector.dtype)
-    state = refuse_invalid(init(vector, box, m), box, options)
-    return vary_over(varying_axes(data, vector, box, options), (state, box, options))
+    state = init(vector, box, m) if earlier is None else start_again(earlier, vector, box)
+    state = refuse_invalid(state, box, options)
+    return vary_over(varying_axes(data, vector, box, options, earlier), (state, box, options))
 
 
 def objective(program: Program, data: Data, x0: PyTree) -> Objective:

@@ -113,6 +113,13 @@ def init(x0: Vector, box: Box, m: int) -> State:
     )
 
 
+def start_again(state: State, x0: Vector, box: Box) -> State:
+    """A run from ``P(x0)`` that goes on with the pairs and the counts of another."""
+    m = state.memory.pairs.shape[0] // 2
+    kept = {name: getattr(state, name) for name in ("memory", "curvature", "nit", "nfev")}
+    return init(x0, box, m)._replace(**kept)
+
+
 def refuse_invalid(state: State, box: Box, options: Options) -> State:
     """DONE at once where bounds or options that were traced turn out to be invalid."""
     tolerances = jnp.stack([options.ftol, options.gtol, options.gtol_rel])

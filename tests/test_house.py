@@ -21,7 +21,7 @@ ORDER = (  # from the ground up
     "subspace direction line_search stopping state ending core recording loop lanes "
     "precision pytrees options result closures jaxprs tracing forward_only linear_solve implicit "
     "callbacks progress watching solve minimize blocks batch asktell "
-    "host foreign scipy_bounds scipy_api"
+    "host foreign scipy_bounds scipy_api jaxopt_api"
 ).split()
 
 
@@ -84,7 +84,17 @@ def test_the_version_has_one_source():
 
 
 @pytest.mark.parametrize(
-    "module", ["asktell", "batch", "forward_only", "inverse", "minimize", "recording", "scipy_api"]
+    "module",
+    [
+        "asktell",
+        "batch",
+        "forward_only",
+        "inverse",
+        "jaxopt_api",
+        "minimize",
+        "recording",
+        "scipy_api",
+    ],
 )
 def test_examples_in_docstrings(module):
     results = doctest.testmod(importlib.import_module(f"jaxlbfgsb.{module}"))

@@ -1,0 +1,1 @@
+"""jaxopt's own tests of L-BFGS-B, run with our class: see `__main__`."""
