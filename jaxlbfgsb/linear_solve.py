@@ -87,8 +87,23 @@ def _times(matrix: jax.Array, v: Vector) -> Vector:
 
 
 def _pseudo_inverse(H: jax.Array, free: Mask) -> jax.Array:
-    """Of the free block, zero elsewhere; NaN for a matrix that is not finite.
+    """Of the free block, zero elsewhere; NaN for a matrix that is not finite."""
+    inverse, regular = inverse_on(H, free)
+    finite = jnp.all(jnp.isfinite(H))
+    start = _Attempt(finite & ~regular, jnp.where(finite, inverse, jnp.nan))
+    # A loop and not a branch: under vmap both branches would run, in every batch, and the
+    # eigenvalues cost far more than the factorisation.
+    return lax.while_loop(
+        lambda attempt: attempt.failed,
+        lambda attempt: _Attempt(jnp.zeros_like(attempt.failed), _by_eigenvalues(H)),
+        start,
+    ).inverse
 
+
+def inverse_on(H: jax.Array, free: Mask) -> tuple[jax.Array, jax.Array]:
+    """The inverse of the free block, zero elsewhere, and whether it is one.
+
+    It is one where the block is positive definite and not singular to rounding.
     Cholesky works on H scaled to a unit diagonal: there a small pivot means dependence, not
     units in which a variable is small.
     """
@@ -99,17 +114,7 @@ def _pseudo_inverse(H: jax.Array, free: Mask) -> jax.Array:
     L = lax.linalg.cholesky(unit, symmetrize_input=False)
     regular = jnp.min(jnp.diagonal(L)) ** 2 > n * eps  # False with NaN
     half = lax.linalg.triangular_solve(L, jnp.diag(scale * free), left_side=True, lower=True)
-    inverse = jnp.dot(half.T, half, precision=lax.Precision.HIGHEST)
-
-    finite = jnp.all(jnp.isfinite(H))
-    start = _Attempt(finite & ~regular, jnp.where(finite, inverse, jnp.nan))
-    # A loop and not a branch: under vmap both branches would run, in every batch, and the
-    # eigenvalues cost far more than the factorisation.
-    return lax.while_loop(
-        lambda attempt: attempt.failed,
-        lambda attempt: _Attempt(jnp.zeros_like(attempt.failed), _by_eigenvalues(H)),
-        start,
-    ).inverse
+    return jnp.dot(half.T, half, precision=lax.Precision.HIGHEST), regular
 
 
 class _Attempt(NamedTuple):

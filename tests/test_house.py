@@ -19,8 +19,8 @@ PACKAGE = ROOT / "jaxlbfgsb"
 ORDER = (  # from the ground up
     "types varying status packing kernel small box memory reduced model inverse chunks cauchy "
     "subspace direction line_search stopping state ending core recording loop lanes "
-    "precision pytrees options result closures jaxprs tracing forward_only linear_solve implicit "
-    "callbacks progress watching solve minimize blocks batch asktell "
+    "precision pytrees options forward_only linear_solve covariance result closures jaxprs tracing "
+    "implicit callbacks progress watching solve minimize blocks batch asktell "
     "host foreign scipy_bounds scipy_api jaxopt_api"
 ).split()
 
@@ -93,6 +93,7 @@ def test_the_version_has_one_source():
         "jaxopt_api",
         "minimize",
         "recording",
+        "result",
         "scipy_api",
     ],
 )
