@@ -1,0 +1,132 @@
+"""What the documentation takes from elsewhere, when MkDocs builds it.
+
+- ``<!-- table: NAME -->`` in a page becomes the table of that name: the endings from
+  `jaxlbfgsb.status`, figures from ``benchmarks/results``.
+- The notebooks become pages, and each of their pictures that is tagged ``picture-NAME``
+  the file ``images/NAME.png``.
+"""
+
+import base64
+import json
+import re
+from pathlib import Path
+
+from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File
+
+from jaxlbfgsb.status import TABLE, Reason
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@event_priority(100)  # before the notebooks are converted
+def on_files(files, config):
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{path.name}", abs_src_path=str(path)))
+        for name, picture in _pictures(path):
+            files.append(File.generated(config, f"images/{name}.png", content=picture))
+    return files
+
+
+def _pictures(notebook):
+    for cell in json.loads(notebook.read_text())["cells"]:
+        for tag in cell["metadata"].get("tags", ()):
+            for output in cell["outputs"]:
+                if tag.startswith("picture-") and "image/png" in output.get("data", {}):
+                    yield tag.removeprefix("picture-"), base64.b64decode(output["data"]["image/png"])
+
+
+def on_page_markdown(markdown, page, config, files):
+    return re.sub(r"<!-- table: (\w+) -->", lambda match: TABLES[match[1]](), markdown)
+
+
+def _table(columns, rows):
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def _endings():
+    rows = [
+        (f"`{reason.name}`", int(reason), ending.scipy_status, ending.sentence, ending.advice or "–")
+        for reason, ending in sorted(TABLE.items(), key=lambda item: item[1].scipy_status)
+        if reason != Reason.NOT_FINISHED
+    ]
+    return _table(("`reason`", "code", "`status`", "what happened", "what to do"), rows)
+
+
+def _record(name):
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def _origin(record, command):
+    environment = record["environment"]
+    packages = environment.get("packages", environment)
+    machine = environment.get("machine") or "{cores} cores, {cpu}".format(**environment)
+    return (
+        f"`{command}`, {environment['date'][:10]}: {machine}, "
+        f"JAX {packages['jax']}, SciPy {packages['scipy']}, Python {environment['python']}."
+    )
+
+
+def _batch():
+    record = _record("batch")
+    sizes = sorted({(row["n"], row["B"]) for row in record["rows"]})
+    names = list(dict.fromkeys(row["solver"] for row in record["rows"]))
+    times = {(r["n"], r["B"], r["solver"]): r.get("us_per_problem") for r in record["rows"]}
+
+    def cell(n, lanes, name):
+        time = times.get((n, lanes, name))
+        return "–" if time is None else f"{time:.3g}"
+
+    rows = [(n, lanes, *(cell(n, lanes, name) for name in names)) for n, lanes in sizes]
+    return _table(("n", "problems", *names), rows) + "\n\n" + _origin(record, record["command"])
+
+
+def _small():
+    record = _record("small")
+    summary = record["summary"]["CUTEst"]
+    rows = []
+    for name, entry in summary.items():
+        if not isinstance(entry, dict):
+            continue
+        rows.append(
+            (
+                name,
+                f"{entry['geometric mean of ratios, all']:.1f}",
+                f"{entry['geometric mean of ratios, both solved']:.1f} ({entry['both solved']})",
+                "{} ({:.2f})".format(*entry["smallest ratio"]),
+                ", ".join(entry["jaxlbfgsb slower"]) or "none",
+            )
+        )
+    columns = ("solver", "times slower", "where both solved", "smallest ratio", "faster on")
+    return _table(columns, rows) + "\n\n" + _origin(record, record["command"])
+
+
+def _fidelity():
+    record = _record("fidelity-bounded")
+    rows = [
+        (name, f"{entry['hits']} of {entry['of']}" if isinstance(entry, dict) else entry)
+        for name, entry in record["summary"].items()
+        if not isinstance(entry, list)
+    ]
+    for name in ("splits early", "f worse"):
+        rows.append((name, ", ".join(record["summary"][name]) or "none"))
+    command = "python -m benchmarks.fidelity --list bounded"
+    return _table(("against SciPy", ""), rows) + "\n\n" + _origin(record, command)
+
+
+def _derivatives():
+    record = _record("implicit")
+    rows = [(name, *outcomes) for name, outcomes in record["jaxopt"].items()]
+    origin = f"`{record['command']}`, {record['date']}: {record['machine']}, JAX {record['jax']}."
+    return _table(("derivative", "here", "jaxopt"), rows) + "\n\n" + origin
+
+
+TABLES = {
+    "endings": _endings,
+    "batch": _batch,
+    "small": _small,
+    "fidelity": _fidelity,
+    "derivatives": _derivatives,
+}
