@@ -23,7 +23,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 @event_priority(100)  # before the notebooks are converted
 def on_files(files, config):
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        files.append(File.generated(config, f"notebooks/{path.name}", abs_src_path=str(path)))
+        name = path.relative_to(ROOT).as_posix()
+        files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
         for name, picture in _pictures(path):
             files.append(File.generated(config, f"images/{name}.png", content=picture))
     return files
@@ -34,7 +35,10 @@ def _pictures(notebook):
         for tag in cell["metadata"].get("tags", ()):
             for output in cell["outputs"]:
                 if tag.startswith("picture-") and "image/png" in output.get("data", {}):
-                    yield tag.removeprefix("picture-"), base64.b64decode(output["data"]["image/png"])
+                    yield (
+                        tag.removeprefix("picture-"),
+                        base64.b64decode(output["data"]["image/png"]),
+                    )
 
 
 def on_page_markdown(markdown, page, config, files):
@@ -48,7 +52,13 @@ def _table(columns, rows):
 
 def _endings():
     rows = [
-        (f"`{reason.name}`", int(reason), ending.scipy_status, ending.sentence, ending.advice or "–")
+        (
+            f"`{reason.name}`",
+            int(reason),
+            ending.scipy_status,
+            ending.sentence,
+            ending.advice or "-",
+        )
         for reason, ending in sorted(TABLE.items(), key=lambda item: item[1].scipy_status)
         if reason != Reason.NOT_FINISHED
     ]
@@ -77,7 +87,7 @@ def _batch():
 
     def cell(n, lanes, name):
         time = times.get((n, lanes, name))
-        return "–" if time is None else f"{time:.3g}"
+        return "-" if time is None else f"{time:,.0f}" if time > 100 else f"{time:.1f}"
 
     rows = [(n, lanes, *(cell(n, lanes, name) for name in names)) for n, lanes in sizes]
     return _table(("n", "problems", *names), rows) + "\n\n" + _origin(record, record["command"])

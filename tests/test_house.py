@@ -100,9 +100,3 @@ def test_examples_in_docstrings(module):
     results = doctest.testmod(importlib.import_module(f"jaxlbfgsb.{module}"))
     assert results.attempted > 0
     assert results.failed == 0
-
-
-def test_examples_in_the_readme():
-    results = doctest.testfile(str(ROOT / "README.md"), module_relative=False)
-    assert results.attempted > 0
-    assert results.failed == 0
