@@ -1,12 +1,14 @@
 """What the documentation takes from elsewhere, when MkDocs builds it.
 
-- ``<!-- table: NAME -->`` in a page becomes the table of that name: the endings from
-  `jaxlbfgsb.status`, figures from ``benchmarks/results``.
+- ``<!-- made: NAME -->`` in a page becomes what is made under that name: the endings from
+  `jaxlbfgsb.status`, figures from ``benchmarks/results``, all public names with their
+  docstrings.
 - The notebooks become pages, and each of their pictures that is tagged ``picture-NAME``
   the file ``images/NAME.png``.
 """
 
 import base64
+import inspect
 import json
 import re
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
 
+import jaxlbfgsb
 from jaxlbfgsb.status import TABLE, Reason
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +45,7 @@ def _pictures(notebook):
 
 
 def on_page_markdown(markdown, page, config, files):
-    return re.sub(r"<!-- table: (\w+) -->", lambda match: TABLES[match[1]](), markdown)
+    return re.sub(r"<!-- made: (\w+) -->", lambda match: MADE[match[1]](), markdown)
 
 
 def _table(columns, rows):
@@ -133,7 +136,15 @@ def _derivatives():
     return _table(("derivative", "here", "jaxopt"), rows) + "\n\n" + origin
 
 
-TABLES = {
+def _api():
+    """The functions first, by the module in which each is written."""
+    things = [getattr(jaxlbfgsb, name) for name in jaxlbfgsb.__all__]
+    things.sort(key=inspect.isclass)
+    return "\n\n".join(f"::: {thing.__module__}.{thing.__qualname__}" for thing in things)
+
+
+MADE = {
+    "api": _api,
     "endings": _endings,
     "batch": _batch,
     "small": _small,
