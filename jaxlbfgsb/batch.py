@@ -22,9 +22,10 @@ from jaxlbfgsb.blocks import BatchProblem, solve_in_step, solve_in_turn
 from jaxlbfgsb.options import checked_maxcor, checked_options
 from jaxlbfgsb.progress import new_bar
 from jaxlbfgsb.pytrees import checked_bounds, checked_x0, dtype_of
+from jaxlbfgsb.recent import Recent
 from jaxlbfgsb.recording import checked_trace
 from jaxlbfgsb.result import OptimizeResult
-from jaxlbfgsb.tracing import Recent, Returns
+from jaxlbfgsb.tracing import Returns
 from jaxlbfgsb.tracing import trace as traced
 from jaxlbfgsb.types import PyTree
 

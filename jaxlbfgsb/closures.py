@@ -9,32 +9,47 @@ then traced at each call.
 
 Globals of installed packages are not followed, and neither are class attributes.
 A variable that the function itself assigns (``nonlocal``, ``global``) is no input.
+
+Most calls bring a function that was seen before, and nothing of what it closes over has
+changed since.  So each walk leaves behind what it found in every object that can change, and
+a second one compares that, object for object, before it walks again.
 """
 
 from __future__ import annotations
 
 import dis
 import functools
+import operator
 import os
 import sysconfig
 import types
-from collections.abc import Hashable, Iterator
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
+
+from jaxlbfgsb.recent import Recent
 
 BUDGET = 2000
 """Values visited before a function counts as one that can't be seen through."""
 LARGEST_COPY = 1 << 20
 """Bytes of a NumPy array that are copied to see whether they change."""
+LARGEST_KEPT = 1 << 24
+"""Bytes of arrays that a remembered walk may keep alive."""
+REMEMBERED = 64
+"""Functions whose walk is remembered."""
 
 _INSTALLED = (
     *{sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")},
     os.path.dirname(__file__),  # this package, wherever it lies: a function may call a solver
 )
 _PLAIN = (type(None), bool, int, str, bytes, type(Ellipsis))
-_BY_IDENTITY = (type, types.ModuleType, jax.Array, np.ufunc, np.dtype)
+_BY_IDENTITY = (type, types.CodeType, types.ModuleType, jax.Array, np.ufunc, np.dtype)
+
+
+_Parts: TypeAlias = tuple[Callable[[Any], tuple[Any, ...]], Any, tuple[Any, ...]]
+"""How to take a value apart, the value, its parts."""
 
 
 class _Opaque(Exception):
@@ -56,14 +71,74 @@ class _Same:
         return id(self.thing)
 
 
-def fingerprint(function: Any) -> Hashable | None:
-    """A key of all that `function` would compute with, or None if it can't be told."""
+class Fingerprint:
+    """A key of all that a function would compute with; hashed once."""
+
+    __slots__ = ("_hash", "pieces")
+
+    def __init__(self, pieces: tuple[Hashable, ...]) -> None:
+        self.pieces = pieces
+        self._hash = hash(pieces)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, Fingerprint)
+            and self._hash == other._hash
+            and self.pieces == other.pieces
+        )
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+class _Remembered(NamedTuple):
+    """What a walk found, to see later whether it still holds."""
+
+    roots: tuple[Any, ...]
+    fingerprint: Fingerprint
+    parts: list[_Parts]
+    arrays: list[tuple[np.ndarray, Hashable]]
+
+    def holds(self) -> bool:
+        for parts_of, value, then in self.parts:
+            now = parts_of(value)
+            if len(now) != len(then) or not all(map(operator.is_, now, then)):
+                return False
+        return all(_content_of(array) == then for array, then in self.arrays)
+
+
+_remembered: Recent[_Remembered] = Recent(REMEMBERED)
+
+
+def forget() -> None:
+    """Forget all walks, and what they keep alive."""
+    _remembered.clear()
+
+
+def fingerprint(*values: Any) -> Fingerprint | None:
+    """A key of all that functions and other values compute with, or None if it can't be told."""
+    roots = tuple(root for value in values for root in _roots(value))
+    identity = tuple(map(id, roots))
+    known = _remembered.get(identity)
+    if known is not None and known.holds():
+        return known.fingerprint
+    walk = _Walk()
     try:
-        walk = _Walk()
-        walk.visit(function)
-        return tuple(walk.pieces)
+        for value in values:
+            walk.visit(value)
     except _Opaque:
         return None
+    found = Fingerprint(tuple(walk.pieces))
+    if walk.nbytes <= LARGEST_KEPT:
+        _remembered.put(identity, _Remembered(roots, found, walk.parts, walk.arrays))
+    return found
+
+
+def _roots(value: Any) -> tuple[Any, ...]:
+    """What stays the same object from call to call: a bound method is made anew each time."""
+    if isinstance(value, types.MethodType):
+        return (types.MethodType, value.__func__, value.__self__)
+    return (value,)
 
 
 class _Walk:
@@ -73,6 +148,9 @@ class _Walk:
         self.seen: dict[int, int] = {}
         self.keep: list[Any] = []
         self.pieces: list[Hashable] = []
+        self.parts: list[_Parts] = []
+        self.arrays: list[tuple[np.ndarray, Hashable]] = []
+        self.nbytes = 0
 
     def visit(self, value: Any) -> None:
         if isinstance(value, _PLAIN):
@@ -85,6 +163,7 @@ class _Walk:
             raise _Opaque
         if isinstance(value, _BY_IDENTITY):
             self.pieces.append(_Same(value))
+            self.nbytes += value.nbytes if isinstance(value, jax.Array) else 0
             return
         if id(value) in self.seen:
             self.pieces.append(("again", self.seen[id(value)]))
@@ -99,82 +178,127 @@ class _Walk:
         if isinstance(value, np.ndarray | np.generic):
             if value.nbytes > LARGEST_COPY or value.dtype.hasobject:
                 raise _Opaque
-            self.pieces.append((type(value), value.dtype.str, value.shape, value.tobytes()))
+            content = _content_of(value)
+            self.nbytes += value.nbytes
+            self.pieces.append(content)
+            if isinstance(value, np.ndarray):
+                self.arrays.append((value, content))
         elif isinstance(value, types.FunctionType):
-            self._visit_function(value)
+            self._visit_parts(value, _parts_of_function)
         elif isinstance(value, types.MethodType):
-            self.pieces.append(types.MethodType)
-            self.visit(value.__func__)
-            self.visit(value.__self__)
+            self._visit_parts(value, _parts_of_method)
         elif isinstance(value, types.BuiltinFunctionType):
             if not isinstance(value.__self__, types.ModuleType | type(None)):
                 raise _Opaque
             self.pieces.append(_Same(value))
         elif isinstance(value, functools.partial):
-            self.pieces.append(functools.partial)
-            for part in (value.func, value.args, value.keywords):
-                self.visit(part)
-        elif isinstance(value, tuple | list | dict | set | frozenset):
-            self._visit_container(value)
+            self._visit_parts(value, _parts_of_partial)
+        elif isinstance(value, set | frozenset):
+            if not all(isinstance(item, _PLAIN) for item in value):
+                raise _Opaque
+            self.pieces.append(frozenset(value))
+            self.parts.append((tuple, value, tuple(value)))
+        elif isinstance(value, dict):
+            self._visit_parts(value, _parts_of_dict)
+        elif isinstance(value, tuple | list):
+            self._visit_parts(value, _parts_of_sequence)
         elif callable(getattr(value, "__wrapped__", None)):
             self.pieces.append(_Same(value))
-            self.visit(value.__wrapped__)
+            self._visit_parts(value, _parts_of_wrapper)
+        elif all(_is_python_class(kind) for kind in type(value).__mro__[:-1]):
+            self._visit_parts(value, _parts_of_object)
         else:
-            self._visit_object(value)
-
-    def _visit_function(self, function: types.FunctionType) -> None:
-        code = function.__code__
-        self.pieces.append(_Same(code))
-        self.visit(function.__defaults__)
-        self.visit(function.__kwdefaults__)
-        written = _written(code)
-        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-            if name in written:
-                continue
-            try:
-                contents = cell.cell_contents
-            except ValueError:  # a cell that is not filled yet
-                self.pieces.append("empty")
-            else:
-                self.visit(contents)
-        if vars(function):
-            self.visit(vars(function))
-        if not code.co_filename.startswith(_INSTALLED):
-            for name in _names(code):
-                if name in function.__globals__ and name not in written:
-                    self.pieces.append(name)
-                    self.visit(function.__globals__[name])
-
-    def _visit_container(self, container: Any) -> None:
-        self.pieces.append((type(container), len(container)))
-        if isinstance(container, set | frozenset):
-            if not all(isinstance(item, _PLAIN) for item in container):
-                raise _Opaque
-            self.pieces.append(frozenset(container))
-        elif isinstance(container, dict):
-            for key, item in container.items():
-                self.visit(key)
-                self.visit(item)
-        else:
-            for item in container:
-                self.visit(item)
-        if hasattr(container, "__dict__"):
-            self.visit(vars(container))
-
-    def _visit_object(self, value: Any) -> None:
-        """An instance of classes written in Python: its attributes are all there is."""
-        kinds = type(value).__mro__[:-1]
-        if not all(_is_python_class(kind) for kind in kinds):
             raise _Opaque
-        self.pieces.append(_Same(type(value)))
-        if hasattr(value, "__dict__"):
-            self.visit(vars(value))
-        for kind in kinds:
-            slots = kind.__dict__.get("__slots__", ())
-            for slot in (slots,) if isinstance(slots, str) else slots:
-                if slot not in ("__dict__", "__weakref__") and hasattr(value, slot):
-                    self.pieces.append(slot)
-                    self.visit(getattr(value, slot))
+
+    def _visit_parts(self, value: Any, parts_of: Callable[[Any], tuple[Any, ...]]) -> None:
+        parts = parts_of(value)
+        self.parts.append((parts_of, value, parts))
+        self.pieces.append((parts_of, len(parts)))
+        for part in parts:
+            self.visit(part)
+
+
+def _content_of(array: np.ndarray | np.generic) -> Hashable:
+    return type(array), array.dtype.str, array.shape, array.tobytes()
+
+
+# The parts of a value are all that tell it from others of its kind.
+
+
+def _parts_of_function(function: types.FunctionType) -> tuple[Any, ...]:
+    code = function.__code__
+    cells, names = _reads(code)
+    closure, variables = function.__closure__ or (), function.__globals__
+    return (
+        code,
+        function.__defaults__,
+        function.__kwdefaults__,
+        *[_content(closure[i]) for i in cells],
+        *[variables.get(name, _MISSING) for name in names],
+        *_attributes(function),
+    )
+
+
+def _parts_of_method(method: types.MethodType) -> tuple[Any, ...]:
+    return method.__func__, method.__self__
+
+
+def _parts_of_partial(partial: functools.partial[Any]) -> tuple[Any, ...]:
+    return partial.func, partial.args, partial.keywords
+
+
+def _parts_of_wrapper(wrapper: Any) -> tuple[Any, ...]:
+    return (wrapper.__wrapped__,)
+
+
+def _parts_of_dict(container: dict[Any, Any]) -> tuple[Any, ...]:
+    return (type(container), *container, *container.values(), *_attributes(container))
+
+
+def _parts_of_sequence(container: tuple[Any, ...] | list[Any]) -> tuple[Any, ...]:
+    return (type(container), *container, *_attributes(container))
+
+
+def _parts_of_object(value: Any) -> tuple[Any, ...]:
+    """An instance of classes written in Python: its attributes are all there is."""
+    kind: Any = type(value)
+    slots = [getattr(value, slot, _MISSING) for slot in _slots(kind)]
+    return (kind, *slots, *_attributes(value))
+
+
+def _attributes(value: Any) -> tuple[Any, ...]:
+    attributes = getattr(value, "__dict__", None)
+    return (*attributes, *attributes.values()) if attributes else ()
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return _MISSING
+
+
+_MISSING = type("_MISSING", (), {})
+"""Stands where a value could be and is not; a class, so that it counts by identity."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _reads(code: types.CodeType) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Which cells a function reads, by their position, and the names of its globals."""
+    written = _written(code)
+    cells = tuple(i for i, name in enumerate(code.co_freevars) if name not in written)
+    if code.co_filename.startswith(_INSTALLED):
+        return cells, ()
+    return cells, tuple(dict.fromkeys(name for name in _names(code) if name not in written))
+
+
+@functools.lru_cache(maxsize=1024)
+def _slots(kind: Any) -> tuple[str, ...]:
+    names: list[str] = []
+    for base in kind.__mro__[:-1]:
+        slots = base.__dict__.get("__slots__", ())
+        names += (slots,) if isinstance(slots, str) else slots
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -199,6 +323,7 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
+@functools.lru_cache(maxsize=1024)
 def _is_python_class(kind: type) -> bool:
     is_heap_type = bool(kind.__flags__ & (1 << 9))
     has_layout = "__dict__" in kind.__dict__ or "__slots__" in kind.__dict__

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxlbfgsb.closures import fingerprint
 from jaxlbfgsb.host import Differences
-from jaxlbfgsb.tracing import Recent
+from jaxlbfgsb.recent import Recent
 
 NOT_SCALAR = "The user-provided objective function must return a scalar value."
 
@@ -82,7 +82,7 @@ class Foreign:
         self._differentiable = True
         self.njev = 0
         self._first: tuple[Any, Any] | None = None
-        self._key = fingerprint((fun, jac, may_be_pair))
+        self._key = fingerprint(fun, jac, may_be_pair)
 
     def kind(self, x0: np.ndarray) -> str:
         """What to trace, "scalar" or "pair"; "host" if it is to be called on the host."""

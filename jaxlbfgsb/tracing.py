@@ -7,18 +7,19 @@ function closing over new data is traced anew, in milliseconds, and not compiled
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
+from jaxlbfgsb import closures
 from jaxlbfgsb.closures import fingerprint
 from jaxlbfgsb.jaxprs import structure
 from jaxlbfgsb.kernel import fits_one_kernel
+from jaxlbfgsb.recent import Recent
 from jaxlbfgsb.types import PyTree
 from jaxlbfgsb.varying import vary_over, varying_axes
 
@@ -86,37 +87,15 @@ class Data(NamedTuple):
     args: list[Any]
 
 
-_Value = TypeVar("_Value")
-
-
-class Recent(Generic[_Value]):
-    """The most recently used entries of a dictionary."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.entries: OrderedDict[Hashable, _Value] = OrderedDict()
-
-    def get(self, key: Hashable) -> _Value | None:
-        if key not in self.entries:
-            return None
-        self.entries.move_to_end(key)
-        return self.entries[key]
-
-    def put(self, key: Hashable, value: _Value) -> None:
-        self.entries[key] = value
-        self.entries.move_to_end(key)
-        if len(self.entries) > self.size:
-            self.entries.popitem(last=False)
-
-
 _traces: Recent[tuple[Program, list[Any]]] = Recent(CACHED)
 _programs: Recent[Program] = Recent(4 * CACHED)
 
 
 def clear_cache() -> None:
     """Forget every trace, and with it the arrays that the traced functions close over."""
-    _traces.entries.clear()
-    _programs.entries.clear()
+    _traces.clear()
+    _programs.clear()
+    closures.forget()
 
 
 def trace(
@@ -138,7 +117,7 @@ def trace(
     statics = [a for a, dynamic in zip(arg_leaves, is_array, strict=True) if not dynamic]
 
     def current_key() -> Hashable | None:
-        described = fingerprint((fun, tuple(statics)))
+        described = fingerprint(fun, *statics)
         if described is None:
             return None
         avals = tuple(_abstract(leaf) for leaf in (*x_leaves, *arrays))

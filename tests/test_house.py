@@ -18,8 +18,8 @@ PACKAGE = ROOT / "jaxlbfgsb"
 ORDER = (  # from the ground up
     "types varying status packing kernel small box memory reduced model inverse chunks cauchy "
     "subspace direction line_search stopping state ending core recording loop lanes "
-    "precision pytrees options forward_only linear_solve covariance result closures jaxprs tracing "
-    "implicit callbacks progress watching solve minimize blocks batch asktell "
+    "precision pytrees options forward_only linear_solve covariance result recent closures jaxprs "
+    "tracing implicit callbacks progress watching solve minimize blocks batch asktell "
     "host foreign scipy_bounds scipy_api jaxopt_api"
 ).split()
 
