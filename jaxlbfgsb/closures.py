@@ -212,7 +212,8 @@ class _Walk:
 
     def _visit_parts(self, value: Any, parts_of: Callable[[Any], tuple[Any, ...]]) -> None:
         parts = parts_of(value)
-        self.parts.append((parts_of, value, parts))
+        if type(value) is not tuple:  # which can't change
+            self.parts.append((parts_of, value, parts))
         self.pieces.append((parts_of, len(parts)))
         for part in parts:
             self.visit(part)

@@ -21,6 +21,10 @@ from jaxlbfgsb.types import PyTree, Vector
 BoundLeaves = list[Any]
 """One entry for each leaf of x0: a number, an array, or None for no bound."""
 
+_DTYPES = frozenset(map(np.dtype, ("float32", "float64")))
+
+_ARRAYS = (np.ndarray, jax.Array)
+
 _RIGHT_FORM = (
     "bounds must be (lower, upper), for example bounds=(jnp.array([0., -1.]), jnp.array([5., "
     "jnp.inf])) or bounds=(0., None)."
@@ -39,22 +43,28 @@ def checked_x0(x0: PyTree) -> PyTree:
         raise ValueError("x0 has no variables: it is an empty pytree.")
     arrays = [leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for leaf in leaves]
     for array in arrays:
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise TypeError(
-                f"x0 must hold floating-point arrays; it holds dtype {array.dtype}. "
-                "Convert it, for example with jnp.asarray(x0, float)."
-            )
-        if array.dtype.itemsize < 4 or array.dtype.itemsize > 8:
-            raise TypeError(
-                f"x0 must be float32 or float64; it holds {array.dtype}. "
-                "Convert it with x0.astype('float32') or x0.astype('float64')."
-            )
-    if sum(array.size for array in arrays) == 0:
+        if array.dtype not in _DTYPES:
+            raise _wrong_dtype(array.dtype)
+    if not any(array.size for array in arrays):
         raise ValueError("x0 has no variables: all its arrays are empty.")
     for array in arrays:
-        if not is_traced(array) and np.isnan(np.asarray(array)).any():
-            raise ValueError("x0 has NaN among its values; give a start that is a number.")
+        if not isinstance(array, jax.core.Tracer):
+            smallest = np.asarray(array).min(initial=np.inf)  # NaN if there is one
+            if smallest != smallest:
+                raise ValueError("x0 has NaN among its values; give a start that is a number.")
     return jax.tree.unflatten(tree, arrays)
+
+
+def _wrong_dtype(dtype: Any) -> TypeError:
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return TypeError(
+            f"x0 must hold floating-point arrays; it holds dtype {dtype}. "
+            "Convert it, for example with jnp.asarray(x0, float)."
+        )
+    return TypeError(
+        f"x0 must be float32 or float64; it holds {dtype}. "
+        "Convert it with x0.astype('float32') or x0.astype('float64')."
+    )
 
 
 def checked_bounds(bounds: Any, x0: PyTree) -> tuple[BoundLeaves, BoundLeaves]:
@@ -78,18 +88,18 @@ def checked_bounds(bounds: Any, x0: PyTree) -> tuple[BoundLeaves, BoundLeaves]:
             "taken here, since for two variables it could be read both ways; "
             "jaxlbfgsb.fmin_l_bfgs_b takes it."
         )
-    lows, highs = _spread(lower, "lower", x0), _spread(upper, "upper", x0)
+    lows, highs = (
+        _spread(side, name, x0, x_leaves) for side, name in ((lower, "lower"), (upper, "upper"))
+    )
     for low, high, leaf in zip(lows, highs, x_leaves, strict=True):
         _check_values(low, high, np.dtype(leaf.dtype))
     return lows, highs
 
 
-def _spread(side: Any, name: str, x0: PyTree) -> BoundLeaves:
+def _spread(side: Any, name: str, x0: PyTree, x_leaves: list[Any]) -> BoundLeaves:
     """One side of the bounds, a prefix of x0's structure, as a list along its leaves."""
-    x_leaves, x_tree = jax.tree.flatten(x0)
-
     spread: BoundLeaves = []
-    if isinstance(x0, np.ndarray | jax.Array) and isinstance(side, np.ndarray | jax.Array):
+    if isinstance(x0, _ARRAYS) and isinstance(side, _ARRAYS):
         spread = [side]  # nearly always, and fast
     else:
         with contextlib.suppress(ValueError):
@@ -101,6 +111,7 @@ def _spread(side: Any, name: str, x0: PyTree) -> BoundLeaves:
             )
     if len(spread) != len(x_leaves):
         given = jax.tree.structure(side, is_leaf=_is_none)
+        x_tree = jax.tree.structure(x0)
         raise ValueError(
             f"The {name} bounds do not fit x0: they have the structure {given}, x0 has {x_tree}. "
             "Give a scalar, an array, None, or a pytree of these with the structure of x0 or of "
@@ -139,10 +150,14 @@ def _is_box(low: np.ndarray, high: np.ndarray, dtype: np.dtype) -> bool:
 
 
 def _check_values(low: Any, high: Any, dtype: np.dtype) -> None:
-    if isinstance(low, np.ndarray) and isinstance(high, np.ndarray) and _is_box(low, high, dtype):
+    sides = ((low, "lower"), (high, "upper"))
+    known = [
+        (np.asarray(side), name)
+        for side, name in sides
+        if not (side is None or isinstance(side, jax.core.Tracer))
+    ]
+    if len(known) == 2 and _is_box(known[0][0], known[1][0], dtype):
         return  # nearly always, and fast
-    sides = [(s, name) for s, name in ((low, "lower"), (high, "upper")) if s is not None]
-    known = [(np.asarray(s), name) for s, name in sides if not is_traced(s)]
     for side, name in known:
         if np.isnan(side).any():
             raise ValueError(f"The {name} bounds hold NaN; use None or inf for no bound.")
