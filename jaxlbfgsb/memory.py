@@ -75,10 +75,12 @@ def update(memory: Memory, s: Vector, y: Vector, sy: Scalar, store: Boolean) -> 
     """
     m = memory.pairs.shape[0] // 2
     place = memory.place
-    pairs = memory.pairs
-    for row, index in ((y, place), (s, m + place)):
-        old = lax.dynamic_index_in_dim(pairs, index, keepdims=False)
-        pairs = lax.dynamic_update_index_in_dim(pairs, jnp.where(store, row, old), index, 0)
+    # Both rows in one write, or XLA keeps a copy of the history to read the old ones from.
+    rings = memory.pairs.reshape(2, m, -1)
+    old = lax.dynamic_index_in_dim(rings, place, axis=1)
+    rows = jnp.where(store, jnp.stack([y, s])[:, None, :], old)
+    rings = lax.dynamic_update_slice_in_dim(rings, rows, place, axis=1)
+    pairs = rings.reshape(memory.pairs.shape)
 
     with_y, with_s = dot(pairs, y), dot(pairs, s)
     with_y = lax.dynamic_update_index_in_dim(with_y, sy, m + place, 0)
