@@ -15,7 +15,7 @@ change.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,38 +68,58 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def update(memory: Memory, s: Vector, y: Vector, sy: Scalar, store: Boolean) -> Memory:
-    """Store the pair ``(s, y)`` with ``s'y = sy > 0`` where `store` is True.
-
-    The rows are written in any case, the old ones again where nothing is stored: a
-    branch would make XLA copy the whole history.
-    """
-    m = memory.pairs.shape[0] // 2
+    """Store the pair ``(s, y)`` with ``s'y = sy > 0`` where `store` is True."""
+    rows, products = lax.platform_dependent(
+        memory, s, y, sy, store, cpu=_written_if_stored, default=_written_either_way
+    )
     place = memory.place
-    # Both rows in one write, or XLA keeps a copy of the history to read the old ones from.
-    rings = memory.pairs.reshape(2, m, -1)
-    old = lax.dynamic_index_in_dim(rings, place, axis=1)
-    rows = jnp.where(store, jnp.stack([y, s])[:, None, :], old)
-    rings = lax.dynamic_update_slice_in_dim(rings, rows, place, axis=1)
-    pairs = rings.reshape(memory.pairs.shape)
-
-    with_y, with_s = dot(pairs, y), dot(pairs, s)
-    with_y = lax.dynamic_update_index_in_dim(with_y, sy, m + place, 0)
-    with_s = lax.dynamic_update_index_in_dim(with_s, sy, place, 0)
-    yy = lax.dynamic_index_in_dim(with_y, place, keepdims=False)
-    products = memory.products
-    for column, index in ((with_y, place), (with_s, m + place)):
-        old = lax.dynamic_index_in_dim(products, index, keepdims=False)
-        column = jnp.where(store, column, old)
-        products = lax.dynamic_update_index_in_dim(products, column, index, 0)
-        products = lax.dynamic_update_index_in_dim(products, column, index, 1)
-
+    m = rows.shape[0] // 2
+    yy = lax.dynamic_slice(products, (place, place), (1, 1))[0, 0]
     return Memory(
-        pairs=pairs,
+        pairs=rows,
         products=products,
         theta=jnp.where(store, yy / jnp.where(store, sy, 1), memory.theta),
         count=jnp.where(store, jnp.minimum(memory.count + 1, m), memory.count),
         place=jnp.where(store, (place + 1) % m, place),
     )
+
+
+def _written_if_stored(
+    memory: Memory, s: Vector, y: Vector, sy: Scalar, store: Boolean
+) -> tuple[PairRows, MiddleMatrix]:
+    """A loop of at most one turn, which writes in place; a branch would copy the history."""
+
+    def write(carry: tuple[Boolean, PairRows, MiddleMatrix]) -> tuple[Any, PairRows, MiddleMatrix]:
+        store, pairs, products = carry
+        return jnp.zeros_like(store), *_written(pairs, products, memory.place, s, y, sy)
+
+    start = (store, memory.pairs, memory.products)
+    return lax.while_loop(lambda carry: carry[0], write, start)[1:]
+
+
+def _written_either_way(
+    memory: Memory, s: Vector, y: Vector, sy: Scalar, store: Boolean
+) -> tuple[PairRows, MiddleMatrix]:
+    """The old rows again where nothing is stored: what costs least for many lanes in step."""
+    old_s, old_y, _ = pair_at(memory, memory.place)
+    s, y = jnp.where(store, s, old_s), jnp.where(store, y, old_y)
+    pairs, products = _written(memory.pairs, memory.products, memory.place, s, y, sy)
+    return pairs, jnp.where(store, products, memory.products)
+
+
+def _written(
+    pairs: PairRows, products: MiddleMatrix, place: Integer, s: Vector, y: Vector, sy: Scalar
+) -> tuple[PairRows, MiddleMatrix]:
+    m = pairs.shape[0] // 2
+    for row, index in ((y, place), (s, m + place)):
+        pairs = lax.dynamic_update_index_in_dim(pairs, row, index, 0)
+    with_y, with_s = dot(pairs, y), dot(pairs, s)
+    with_y = lax.dynamic_update_index_in_dim(with_y, sy, m + place, 0)
+    with_s = lax.dynamic_update_index_in_dim(with_s, sy, place, 0)
+    for column, index in ((with_y, place), (with_s, m + place)):
+        products = lax.dynamic_update_index_in_dim(products, column, index, 0)
+        products = lax.dynamic_update_index_in_dim(products, column, index, 1)
+    return pairs, products
 
 
 def pair_at(memory: Memory, place: Integer) -> tuple[Vector, Vector, Scalar]:

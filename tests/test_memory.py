@@ -58,6 +58,23 @@ def test_a_skipped_pair_changes_no_bit(m, dtype):
             assert_same_bits(after, before)
 
 
+@pytest.mark.parametrize("m", [1, 4])
+@pytest.mark.parametrize("stored", [True, False])
+def test_both_ways_to_write_give_the_same_bits(m, stored, dtype):
+    rng = np.random.default_rng(45 + m)
+    for count in range(2 * m + 1):
+        before = histories.memory_of(oracles.random_pairs(rng, N, count), N, m, dtype)
+        ((s, y),) = histories.rounded(oracles.random_pairs(rng, N, 1), dtype)
+        given = [jnp.asarray(v, dtype) for v in (s, y, s @ y)]
+        if_stored, either_way = (
+            jax.jit(write)(before, *given, jnp.asarray(stored))
+            for write in (memory._written_if_stored, memory._written_either_way)
+        )
+        assert_same_bits(if_stored, either_way)
+        changed = not np.array_equal(if_stored[0], before.pairs)
+        assert changed == stored
+
+
 def test_ages_count_back_from_the_newest_pair():
     for m in (1, 2, 5):
         for stored in range(1, 3 * m):
