@@ -2,9 +2,11 @@
 
 from jaxlbfgsb.asktell import AskTell
 from jaxlbfgsb.batch import minimize_batch
+from jaxlbfgsb.checks import GradientCheck, check_grad
 from jaxlbfgsb.inverse import InverseHessian
 from jaxlbfgsb.jaxopt_api import LBFGSB
 from jaxlbfgsb.minimize import minimize
+from jaxlbfgsb.multistart import Minimum, MultistartResult, multistart
 from jaxlbfgsb.recording import Trace
 from jaxlbfgsb.result import OptimizeResult
 from jaxlbfgsb.scipy_api import fmin_l_bfgs_b, scipy_method
@@ -16,13 +18,18 @@ __version__ = "0.1.0"
 __all__ = [
     "LBFGSB",
     "AskTell",
+    "GradientCheck",
     "InverseHessian",
+    "Minimum",
+    "MultistartResult",
     "OptimizeResult",
     "Reason",
     "Trace",
+    "check_grad",
     "clear_cache",
     "fmin_l_bfgs_b",
     "minimize",
     "minimize_batch",
+    "multistart",
     "scipy_method",
 ]

@@ -19,8 +19,8 @@ ORDER = (  # from the ground up
     "types varying status packing kernel small box memory reduced model inverse chunks cauchy "
     "subspace direction line_search stopping state ending core recording loop lanes "
     "precision pytrees options forward_only linear_solve covariance result recent closures jaxprs "
-    "tracing implicit callbacks progress watching solve minimize blocks batch asktell "
-    "host foreign scipy_bounds scipy_api jaxopt_api"
+    "tracing implicit callbacks progress watching solve minimize blocks batch multistart asktell "
+    "host checks foreign scipy_bounds scipy_api jaxopt_api"
 ).split()
 
 
@@ -87,10 +87,12 @@ def test_the_version_has_one_source():
     [
         "asktell",
         "batch",
+        "checks",
         "forward_only",
         "inverse",
         "jaxopt_api",
         "minimize",
+        "multistart",
         "recording",
         "result",
         "scipy_api",
