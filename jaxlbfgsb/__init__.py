@@ -7,6 +7,7 @@ from jaxlbfgsb.inverse import InverseHessian
 from jaxlbfgsb.jaxopt_api import LBFGSB
 from jaxlbfgsb.minimize import minimize
 from jaxlbfgsb.multistart import Minimum, MultistartResult, multistart
+from jaxlbfgsb.optax_api import lbfgsb
 from jaxlbfgsb.recording import Trace
 from jaxlbfgsb.result import OptimizeResult
 from jaxlbfgsb.scipy_api import fmin_l_bfgs_b, scipy_method
@@ -28,6 +29,7 @@ __all__ = [
     "check_grad",
     "clear_cache",
     "fmin_l_bfgs_b",
+    "lbfgsb",
     "minimize",
     "minimize_batch",
     "multistart",

@@ -70,11 +70,13 @@ def advance(
     evaluations
         What they cost, to be counted in `nfev`: more than one with finite differences.
     """
+    done = state.phase == Phase.DONE
+    # NaN is never stored: the rows of a finished run are those that follow, and pass no select.
+    value = jnp.where(done, jnp.nan, value)
     following = advance_running(state, value, gradient, box, options, evaluations)
-    # A finished run stored nothing: its rows are those that follow, and pass no select.
     rows = state.memory._replace(pairs=following.memory.pairs)
     finished = state._replace(memory=rows, event=jnp.full_like(state.event, Event.STOPPED))
-    return _pick(state.phase == Phase.DONE, finished, following)
+    return _pick(done, finished, following)
 
 
 def advance_running(

@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 
 from jaxlbfgsb import AskTell, Reason, fmin_l_bfgs_b, minimize
+from jaxlbfgsb.box import Box
+from jaxlbfgsb.core import advance
+from jaxlbfgsb.options import checked_options, strict_options
+from jaxlbfgsb.state import Phase, init
 from jaxlbfgsb.status import TABLE
 
 both_dtypes = pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["f64", "f32"])
@@ -209,3 +213,17 @@ def test_progress_is_kept_when_a_search_fails(dtype):
     result = solver.result()
     assert not result.success
     assert result.fun == np.nanmin(values)
+
+
+def test_a_finished_run_keeps_its_state_whatever_it_is_told():
+    box, told = Box(None, None), jax.jit(advance)
+    options = strict_options(checked_options(np.float64, None, None, 0.0, 100, 100, 20), np.float64)
+    evaluate = jax.jit(jax.value_and_grad(lambda x: jnp.sum((x - 1) ** 4 + x)))
+    state = init(jnp.array([3.0, -2.0, 0.5]), box, 2)
+    while state.phase != Phase.DONE:
+        state = told(state, *evaluate(state.trial), box, options)
+    after = state
+    for value in (state.value - 1, -jnp.inf, state.value):
+        after = told(after, value, -state.gradient + 1, box, options)
+    stopped = state._replace(event=after.event)
+    jax.tree.map(np.testing.assert_array_equal, after, stopped)

@@ -20,7 +20,7 @@ ORDER = (  # from the ground up
     "subspace direction line_search stopping state ending core recording loop lanes "
     "precision pytrees options forward_only linear_solve covariance result recent closures jaxprs "
     "tracing implicit callbacks progress watching solve minimize blocks batch multistart asktell "
-    "host checks foreign scipy_bounds scipy_api jaxopt_api"
+    "host checks foreign scipy_bounds scipy_api jaxopt_api optax_api"
 ).split()
 
 
@@ -46,7 +46,7 @@ def test_modules_import_only_downward(module):
 
 
 def test_only_run_time_packages_are_imported():
-    allowed = set("jax numpy scipy jaxlbfgsb jaxtyping tqdm pandas matplotlib".split())
+    allowed = set("jax numpy scipy optax jaxlbfgsb jaxtyping tqdm pandas matplotlib".split())
     allowed |= sys.stdlib_module_names
     for module in ORDER:
         for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
