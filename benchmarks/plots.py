@@ -21,25 +21,10 @@ import numpy as np
 
 from benchmarks.peers import ALL, OURS
 from benchmarks.suites.batch import BATCH, VMAP
+from jaxlbfgsb.plot import COLOURS, LINES, STYLE, profile
 
 Rows = Sequence[Mapping[str, Any]]
-Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
-STYLE = {
-    "font.size": 17,
-    "lines.linewidth": 3,
-    "lines.markersize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "legend.fontsize": 14,
-    "svg.hashsalt": "jaxlbfgsb",  # the same figure gives the same file
-}
-"""Legible at half the size."""
-COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
-LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 1, 2)))
 MARKERS = "osDv^P*X"
 ORDER = tuple(solver.name for solver in ALL)
 TITLES = {
@@ -58,9 +43,9 @@ def draw_all(results: pathlib.Path) -> Iterator[pathlib.Path]:
             continue
         rows = [row for row in rows if row.get("set", "CUTEst") == "CUTEst"]
         path = results / f"{stem}-performance-profile.svg"
-        yield _profile(path, performance_profile(rows), title, "time / time of the fastest")
+        yield _profile(path, times(rows), title, "time / time of the fastest")
         path = results / f"{stem}-data-profile.svg"
-        yield _profile(path, data_profile(rows), title, "evaluations / (n + 1)")
+        yield _profile(path, evaluations(rows), title, "evaluations / (n + 1)", relative=False)
     for stem, draw in (("large", _against_n), ("batch", _against_batch)):
         rows = _rows(results / f"{stem}.json")
         if rows:
@@ -86,44 +71,29 @@ def _has(rows: Rows, solver: str, cost: Callable[[Mapping[str, Any]], float | No
     return any(row["solver"] == solver and cost(row) is not None for row in rows)
 
 
-def performance_profile(rows: Rows) -> Curves:
-    """Factor of the fastest time, and the share of problems solved within it."""
-    table = costs(rows, lambda row: row.get("seconds"))
-    best = np.min(np.array(list(table.values())), axis=0)
-    with np.errstate(invalid="ignore"):
-        ratios = {solver: _finite(times / best) for solver, times in table.items()}
-    return {solver: _shares(values, len(best)) for solver, values in ratios.items()}
+def times(rows: Rows) -> dict[str, np.ndarray]:
+    """Of the solvers: seconds."""
+    return costs(rows, lambda row: row.get("seconds"))
 
 
-def data_profile(rows: Rows) -> Curves:
-    """Evaluations for each n + 1, and the share of problems solved within them."""
-
-    def evaluations(row: Mapping[str, Any]) -> float | None:
-        return None if row.get("nfev") is None else row["nfev"] / (row["n"] + 1)
-
-    table = costs(rows, evaluations)
-    return {solver: _shares(_finite(v), len(v)) for solver, v in table.items()}
+def evaluations(rows: Rows) -> dict[str, np.ndarray]:
+    """Of the solvers: evaluations for each n + 1."""
+    return costs(
+        rows, lambda row: None if row.get("nfev") is None else row["nfev"] / (row["n"] + 1)
+    )
 
 
-def _finite(values: np.ndarray) -> np.ndarray:
-    return np.sort(values[np.isfinite(values)])
-
-
-def _shares(values: np.ndarray, problems: int) -> tuple[list[float], list[float]]:
-    return values.tolist(), [(k + 1) / problems for k in range(len(values))]
-
-
-def _profile(path: pathlib.Path, curves: Curves, title: str, label: str) -> pathlib.Path:
-    largest = max((xs[-1] for xs, _ in curves.values() if xs), default=1)
-    smallest = min((xs[0] for xs, _ in curves.values() if xs), default=1)
+def _profile(
+    path: pathlib.Path,
+    table: Mapping[str, np.ndarray],
+    title: str,
+    label: str,
+    relative: bool = True,
+) -> pathlib.Path:
+    looks = {solver: _look(solver, ORDER, False) for solver in table}
 
     def draw(axes: Any) -> None:
-        for solver, (xs, shares) in curves.items():
-            steps = ([smallest, *xs, largest * 1.1], [0, *shares, shares[-1] if shares else 0])
-            axes.step(*steps, where="post", label=solver, **_look(solver, ORDER, False))
-        axes.set(ylim=(0, 1.03), xlabel=label, ylabel="share of problems solved")
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter("{x:g}")
+        profile(table, relative=relative, xlabel=label, looks=looks, ax=axes)
 
     return _figure(path, title, draw)
 

@@ -140,6 +140,7 @@ def _api():
     """The functions first, by the module in which each is written."""
     things = [getattr(jaxlbfgsb, name) for name in jaxlbfgsb.__all__]
     things.sort(key=inspect.isclass)
+    things += [getattr(jaxlbfgsb.plot, name) for name in jaxlbfgsb.plot.__all__]
     return "\n\n".join(f"::: {thing.__module__}.{thing.__qualname__}" for thing in things)
 
 

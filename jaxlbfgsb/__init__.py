@@ -1,5 +1,6 @@
 """L-BFGS-B for JAX: bound-constrained minimisation, compiled and batched."""
 
+from jaxlbfgsb import plot as plot  # jaxlbfgsb.plot.convergence(...)
 from jaxlbfgsb.asktell import AskTell
 from jaxlbfgsb.batch import minimize_batch
 from jaxlbfgsb.checks import GradientCheck, check_grad

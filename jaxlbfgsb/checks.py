@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxlbfgsb.host import Differences
 from jaxlbfgsb.precision import precision_of
-from jaxlbfgsb.pytrees import checked_bounds, checked_x0, raveled, raveled_box
+from jaxlbfgsb.pytrees import checked_x0, entry_names, raveled, raveled_sides
 from jaxlbfgsb.types import PyTree
 
 SHOWN = 10
@@ -145,13 +145,8 @@ def check_grad(
         raise ValueError("Give the gradient once: by jac, or by fun with value_and_grad=True.")
     with precision_of(np.float64):
         x0 = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), checked_x0(x0))
-        box = raveled_box(*checked_bounds(bounds, x0), jax.tree.leaves(x0))
-        start = np.asarray(raveled(x0)[0])
-        lower, upper = (
-            np.full(start.size, infinite) if side is None else np.asarray(side)
-            for side, infinite in zip(box, (-np.inf, np.inf), strict=True)
-        )
-        x = np.clip(start, lower, upper)
+        lower, upper = raveled_sides(bounds, x0)
+        x = np.clip(np.asarray(raveled(x0)[0]), lower, upper)
         value_at, gradient_at = _evaluations(fun, jac, args, x0, value_and_grad, has_aux)
         value = value_at(x)
         if not np.isfinite(value):
@@ -173,7 +168,7 @@ def check_grad(
     g, d = gradient[moving], slopes[0]
     allowed = rtol * np.maximum(np.abs(g), np.abs(d)) + SAFETY * uncertainty
     return GradientCheck(
-        names=tuple(np.array(_names(x0), object)[moving]),
+        names=tuple(np.array(entry_names(x0), object)[moving]),
         indices=moving,
         gradient=g,
         differences=d,
@@ -248,15 +243,6 @@ def _chosen(indices: Sequence[int] | None, n: int) -> np.ndarray:
     if chosen.dtype.kind not in "iu" or chosen.min() < 0 or chosen.max() >= n:
         raise ValueError(f"indices must be integers from 0 to {n - 1}; they are {indices!r}.")
     return np.unique(chosen)
-
-
-def _names(x0: PyTree) -> list[str]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(x0)
-    return [
-        f"x{jax.tree_util.keystr(path)}{list(place) if place else ''}"
-        for path, leaf in leaves
-        for place in np.ndindex(np.shape(leaf))
-    ]
 
 
 def _entries(count: int) -> str:

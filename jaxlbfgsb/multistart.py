@@ -16,7 +16,7 @@ from scipy.optimize import Bounds
 from scipy.stats import qmc
 
 from jaxlbfgsb.batch import minimize_batch
-from jaxlbfgsb.pytrees import checked_bounds, checked_x0, raveled, raveled_box
+from jaxlbfgsb.pytrees import checked_x0, raveled, raveled_sides
 from jaxlbfgsb.result import OptimizeResult
 from jaxlbfgsb.status import Reason
 from jaxlbfgsb.types import PyTree
@@ -202,8 +202,8 @@ def _like_bounds(bounds: Any) -> Any:
 
 def _range(bounds: Any, sampling: Any, template: PyTree) -> tuple[np.ndarray, np.ndarray]:
     """Where the starts lie, in the raveled variables."""
-    box_lower, box_upper = _sides(bounds, template)
-    lower, upper = _sides(sampling, template)
+    box_lower, box_upper = (np.asarray(s, float) for s in raveled_sides(bounds, template))
+    lower, upper = raveled_sides(sampling, template)
     lower = np.clip(np.where(np.isfinite(lower), lower, box_lower), box_lower, box_upper)
     upper = np.clip(np.where(np.isfinite(upper), upper, box_upper), box_lower, box_upper)
     endless = ~(np.isfinite(lower) & np.isfinite(upper))
@@ -213,17 +213,6 @@ def _range(bounds: Any, sampling: Any, template: PyTree) -> tuple[np.ndarray, np
             f"{int(np.argmax(endless))} is from {lower[endless][0]} to {upper[endless][0]}. Give "
             "finite bounds, or sampling=(lower, upper), where the starts are to lie."
         )
-    return lower, upper
-
-
-def _sides(bounds: Any, template: PyTree) -> tuple[np.ndarray, np.ndarray]:
-    leaves = jax.tree.leaves(template)
-    box = raveled_box(*checked_bounds(bounds, template), leaves)
-    size = sum(leaf.size for leaf in leaves)
-    lower, upper = (
-        np.full(size, infinite) if side is None else np.asarray(side, np.float64)
-        for side, infinite in zip(box, (-np.inf, np.inf), strict=True)
-    )
     return lower, upper
 
 

@@ -186,6 +186,25 @@ def raveled(x: PyTree) -> tuple[Vector, Callable[[Vector], PyTree]]:
     return ravel_pytree(x)
 
 
+def entry_names(x: PyTree) -> list[str]:
+    """A name for each raveled variable, such as ``x[3]`` or ``x['rate'][0]``."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(x)
+    return [
+        f"x{jax.tree_util.keystr(path)}{list(place) if place else ''}"
+        for path, leaf in leaves
+        for place in np.ndindex(np.shape(leaf))
+    ]
+
+
+def raveled_sides(bounds: Any, x0: PyTree) -> tuple[np.ndarray, np.ndarray]:
+    """The checked bounds of the raveled vector, as NumPy arrays; infinite where there is none."""
+    box = raveled_box(*checked_bounds(bounds, x0), jax.tree.leaves(x0))
+    size = sum(leaf.size for leaf in jax.tree.leaves(x0))
+    lower = np.full(size, -np.inf) if box.lower is None else np.asarray(box.lower)
+    upper = np.full(size, np.inf) if box.upper is None else np.asarray(box.upper)
+    return lower, upper
+
+
 def raveled_box(lower: BoundLeaves, upper: BoundLeaves, x_leaves: list[Any]) -> Box:
     """The box of the raveled vector; `Box(None, None)` where there is no bound at all.
 

@@ -16,6 +16,7 @@ from benchmarks.functions import logistic, quadratic, rosenbrock
 from benchmarks.peers import OURS, SCIPY
 from benchmarks.solver import Limits, host_function
 from benchmarks.suites import NAMES
+from jaxlbfgsb.plot import profile_curves
 
 
 @pytest.mark.parametrize("suite", NAMES)
@@ -163,9 +164,9 @@ PROFILED = [
 
 
 def test_profiles_count_what_was_solved():
-    times = plots.performance_profile(PROFILED)
+    times = profile_curves(plots.times(PROFILED))
     assert times == {OURS.name: ([1.0, 1.0], [0.5, 1.0]), SCIPY.name: ([3.0], [0.5])}
-    evaluations = plots.data_profile(PROFILED)
+    evaluations = profile_curves(plots.evaluations(PROFILED), relative=False)
     assert evaluations == {OURS.name: ([2.0, 10.0], [0.5, 1.0]), SCIPY.name: ([4.0], [0.5])}
 
 

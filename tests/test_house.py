@@ -20,7 +20,7 @@ ORDER = (  # from the ground up
     "subspace direction line_search stopping state ending core recording loop lanes "
     "precision pytrees options forward_only linear_solve covariance result recent closures jaxprs "
     "tracing implicit callbacks progress watching solve minimize blocks batch multistart asktell "
-    "host checks foreign scipy_bounds scipy_api jaxopt_api optax_api"
+    "host checks foreign scipy_bounds scipy_api jaxopt_api optax_api plot"
 ).split()
 
 
