@@ -148,24 +148,21 @@ def check_grad(
         lower, upper = raveled_sides(bounds, x0)
         x = np.clip(np.asarray(raveled(x0)[0]), lower, upper)
         value_at, gradient_at = _evaluations(fun, jac, args, x0, value_and_grad, has_aux)
-        value = value_at(x)
+        number, gradient = value_at(x), np.asarray(gradient_at(x), np.float64)
+        if number.size != 1:
+            raise ValueError(f"fun must return a scalar; it returned {number.size} numbers.")
+        if gradient.size != x.size:
+            raise ValueError(
+                f"The gradient must have {x.size} entries, as x0; it has {gradient.size}."
+            )
+        value = float(number.item())
         if not np.isfinite(value):
-            raise ValueError(f"fun is {float(value)} at x0; check its gradient where it is finite.")
-        gradient = gradient_at(x)
+            raise ValueError(f"fun is {value} at x0; check its gradient where it is finite.")
         chosen = _chosen(indices, x.size)
         moving = chosen[lower[chosen] < upper[chosen]]
-        is_held = ~np.isin(np.arange(x.size), moving)  # not differenced, like fixed variables
-        limits = np.where(is_held, x, lower), np.where(is_held, x, upper)
-        eps = float(np.finfo(value.dtype if value.dtype.kind == "f" else np.float64).eps)
-        steps = eps ** (1 / 3) * np.maximum(1, np.abs(x))
-        slopes = [
-            Differences(value_at, "3-point", *limits, step=h).gradient(x, float(value))[0][moving]
-            for h in (steps, 2 * steps)
-        ]
-    room = np.minimum(steps, np.maximum(x - lower, upper - x))[moving]
-    rounding = eps * abs(float(value)) / room
-    uncertainty = np.abs(slopes[0] - slopes[1]) + rounding
-    g, d = gradient[moving], slopes[0]
+        eps = float(np.finfo(number.dtype if number.dtype.kind == "f" else np.float64).eps)
+        slopes, uncertainty = _slopes(value_at, x, value, moving, (lower, upper), eps)
+    g, d = gradient[moving], slopes
     allowed = rtol * np.maximum(np.abs(g), np.abs(d)) + SAFETY * uncertainty
     return GradientCheck(
         names=tuple(np.array(entry_names(x0), object)[moving]),
@@ -179,7 +176,7 @@ def check_grad(
 
 
 class _Evaluations(NamedTuple):
-    """Of a raveled point, as NumPy arrays."""
+    """Of a raveled point, as NumPy arrays of one axis."""
 
     value: Callable[[np.ndarray], np.ndarray]
     gradient: Callable[[np.ndarray], np.ndarray]
@@ -193,7 +190,7 @@ def _evaluations(
     value_and_grad: bool,
     has_aux: bool,
 ) -> _Evaluations:
-    """Compiled if `fun` can be traced, else as NumPy computes it."""
+    """Compiled where JAX can trace the functions, else as NumPy computes them."""
     vector, unravel = raveled(x0)
 
     def value(x: PyTree) -> Any:
@@ -201,39 +198,76 @@ def _evaluations(
         out = out[0] if value_and_grad else out
         return out[0] if has_aux else out
 
-    def given(x: PyTree) -> list[Any]:
-        gradient = fun(x, *args)[1] if jac is None else jac(x, *args)
-        leaves: list[Any] = jax.tree.leaves(gradient)
-        return leaves
+    def given(x: PyTree) -> Any:
+        return fun(x, *args)[1] if jac is None else jac(x, *args)
 
-    def number(v: Any) -> Any:
-        return jnp.asarray(value(unravel(v))).reshape(())
+    def by_jax(v: Any) -> Any:
+        return jax.grad(lambda v: jnp.asarray(value(unravel(v))).reshape(()).astype(v.dtype))(v)
 
-    def on_host(function: Callable[[PyTree], Any]) -> Callable[[np.ndarray], Any]:
-        return lambda v: function(jax.tree.map(np.array, unravel(jnp.asarray(v))))
+    value_at = _at_raveled(value, vector, unravel)
+    if jac is not None or value_and_grad:
+        return _Evaluations(value_at, _at_raveled(given, vector, unravel))
+    if not isinstance(value_at, _Traced):
+        raise TypeError(
+            "JAX cannot trace fun, so that it has no gradient to check. Give jac=..., or let "
+            "fun return (value, gradient) and set value_and_grad=True."
+        )
+    return _Evaluations(value_at, _Traced(by_jax))
+
+
+class _Traced:
+    """A compiled function of the raveled point, as a NumPy array of one axis."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.compiled = jax.jit(function)
+
+    def __call__(self, v: np.ndarray) -> np.ndarray:
+        return np.asarray(self.compiled(v))
+
+
+def _at_raveled(
+    function: Callable[[PyTree], Any], vector: Any, unravel: Callable[[Any], PyTree]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Of the raveled point: the leaves of what the function returns, one after the other."""
+
+    def traced(v: Any) -> Any:
+        return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(function(unravel(v)))])
+
+    def on_host(v: np.ndarray) -> np.ndarray:
+        out = function(jax.tree.map(np.array, unravel(jnp.asarray(v))))
+        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(out)])
 
     try:
-        jax.eval_shape(number, vector)
-        value_at: Callable[[np.ndarray], Any] = jax.jit(number)
+        jax.eval_shape(traced, vector)
     except Exception:  # whatever stopped JAX, the function itself may be called
-        if jac is None and not value_and_grad:
-            raise TypeError(
-                "JAX cannot trace fun, so that it has no gradient to check. Give jac=..., or let "
-                "fun return (value, gradient) and set value_and_grad=True."
-            ) from None
-        value_at = on_host(value)
-    if jac is None and not value_and_grad:
-        slope = jax.jit(jax.grad(lambda v: number(v).astype(v.dtype)))
-        return _Evaluations(lambda v: np.asarray(value_at(v)), lambda v: np.asarray(slope(v)))
+        return on_host
+    return _Traced(traced)
 
-    def checked(v: np.ndarray) -> np.ndarray:
-        leaves = on_host(given)(v)
-        flat = np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in leaves])
-        if flat.size != v.size:
-            raise ValueError(f"The gradient must have {v.size} entries, as x0; it has {flat.size}.")
-        return flat
 
-    return _Evaluations(lambda v: np.asarray(value_at(v)).reshape(()), checked)
+def _slopes(
+    value_at: Callable[[np.ndarray], np.ndarray],
+    x: np.ndarray,
+    value: float,
+    moving: np.ndarray,
+    sides: tuple[np.ndarray, np.ndarray],
+    eps: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Central differences of some entries, and their estimated error.
+
+    The error is the change from twice the step, and the rounding error of f, whose precision
+    is `eps`.
+    """
+    is_held = ~np.isin(np.arange(x.size), moving)  # not differenced, like fixed variables
+    lower, upper = (np.where(is_held, x, side) for side in sides)
+    steps = eps ** (1 / 3) * np.maximum(1, np.abs(x))
+    slopes, rougher = (
+        Differences(lambda v: value_at(v).item(), "3-point", lower, upper, step=h).gradient(
+            x, value
+        )[0][moving]
+        for h in (steps, 2 * steps)
+    )
+    room = np.minimum(steps, np.maximum(x - lower, upper - x))[moving]
+    return slopes, np.abs(slopes - rougher) + eps * abs(value) / room
 
 
 def _chosen(indices: Sequence[int] | None, n: int) -> np.ndarray:

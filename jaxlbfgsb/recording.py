@@ -150,7 +150,7 @@ class Trace:
             what = f"with columns of shape {np.shape(self.fun)}"
         else:
             made, kept = int(self.nit), int(self.rows) - 1
-            what = f"of {made} iterations"
+            what = f"of {made} iteration{'' if made == 1 else 's'}"
             what += f", the first {kept} recorded" if 0 <= kept < made else ""
         return f"<Trace {what}: {', '.join(names)}>"
 

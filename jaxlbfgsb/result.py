@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -185,17 +185,29 @@ class OptimizeResult:
         return np.array(sentences, dtype=object).reshape(codes.shape)
 
     def __repr__(self) -> str:
-        names = [field.name for field in dataclasses.fields(self)]
-        rows = [(name, getattr(self, name)) for name in names]
-        if not isinstance(self.reason, jax.core.Tracer):
-            shown = Reason(int(self.reason)).name if np.ndim(self.reason) == 0 else self.reason
-            rows = [(name, shown if name == "reason" else value) for name, value in rows]
-            message = self.message
-            if isinstance(message, str):
-                rows.insert(0, ("message", message))
-        with np.printoptions(threshold=10, edgeitems=3, precision=6):
-            lines = [f"{name:>10}: {_shown(value)}" for name, value in rows if value is not None]
-        return "\n".join(lines)
+        rows = list(self._told())
+        told = dict(rows)
+        for field in dataclasses.fields(self):
+            if field.name not in told:
+                rows += _rows(field.name, getattr(self, field.name))
+        width = max(10, *(len(name) for name, _ in rows))
+        indent = "\n" + " " * (width + 2)
+        return "\n".join(f"{name:>{width}}: {text}".replace("\n", indent) for name, text in rows)
+
+    def _told(self) -> Iterator[tuple[str, str]]:
+        """How the run ended, or how many runs of a batch ended in which way; not under `jit`."""
+        if isinstance(self.reason, jax.core.Tracer):
+            return
+        codes, counts = np.unique(np.asarray(self.reason), return_counts=True)
+        names = [Reason(code).name for code in codes.tolist()]
+        if np.ndim(self.reason) == 0:
+            yield "message", self.message
+            yield "reason", names[0]
+            return
+        runs, converged = np.size(self.reason), int(np.sum(np.asarray(self.success)))
+        yield "message", f"{converged} of {runs} runs converged."
+        most_first = np.argsort(-counts, kind="stable")
+        yield "reason", ", ".join(f"{names[i]} {counts[i]}" for i in most_first)
 
     def with_shape(self, shape: tuple[int, ...]) -> OptimizeResult:
         """The result of a raveled run with its vectors in the shape given."""
@@ -237,9 +249,19 @@ def result_of(state: State, box: Box, options: Options) -> OptimizeResult:
     )
 
 
+def _rows(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """A row for each array of a field, such as ``x['rate']``."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(
+        value, is_leaf=lambda part: isinstance(part, InverseHessian | Trace)
+    )
+    for path, leaf in leaves:
+        yield name + jax.tree_util.keystr(path), _shown(leaf)
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer):
         value = np.asarray(value)
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value.item()
-    return str(value).replace("\n", "\n" + " " * 12)
+    with np.printoptions(threshold=10, edgeitems=3, precision=6):
+        return str(value)

@@ -125,7 +125,7 @@ def test_some_entries():
     check = check_grad(fun, X, value_and_grad=True, indices=[4, 1])
     assert check.indices.tolist() == [1, 4]
     assert check.names == ("x[1]", "x[4]")
-    assert len(calls) <= 3 + 2 * 4
+    assert len(calls) <= 4 + 2 * 4  # two attempts to trace it, value, gradient; the differences
     with pytest.raises(ValueError, match="integers from 0 to 4"):
         check_grad(rosenbrock, X, indices=[5])
 

@@ -55,13 +55,27 @@ class TestResult:
         result = minimize(rosenbrock, START)
         assert result.message.startswith("Converged")
         text = repr(result)
-        for word in ("message", "Converged", "nfev", Reason(int(result.reason)).name):
-            assert word in text
+        for word in ("Converged", "nfev", Reason(int(result.reason)).name):
+            assert text.count(word) == 1
+        assert text.splitlines()[0] == f"   message: {result.message}"
+        assert len({line.index(":") for line in text.splitlines()}) == 1
+
+    def test_repr_of_pytrees_and_under_jit(self):
+        start = {"a": jnp.ones((2, 1)), "b": jnp.zeros(())}
+        result = minimize(lambda p: (jnp.sum(p["a"] ** 2), {"c": p["b"]}), start, has_aux=True)
+        names = [line.split(":")[0].strip() for line in repr(result).splitlines() if ":" in line]
+        assert {"x['a']", "x['b']", "jac['a']", "active['b']", "aux['c']"} < set(names)
+        shown = []
+        jax.jit(lambda x: shown.append(repr(minimize(rosenbrock, x))))(START)
+        assert "reason: JitTracer" in shown[0]
 
     def test_message_of_a_batch_and_under_jit(self):
         batch = jax.vmap(lambda x: minimize(rosenbrock, x))(np.stack([START, START + 1]))
         assert batch.message.shape == (2,)
         assert "nfev" in repr(batch)
+        lines = repr(batch.__class__(**{**vars(batch), "reason": jnp.array([4, 1])})).splitlines()
+        assert lines[0] == "   message: 2 of 2 runs converged."
+        assert lines[1] == "    reason: PROJECTED_GRADIENT 1, MAXITER 1"
         with pytest.raises(TypeError, match="outside of jit"):
             jax.jit(lambda x: len(minimize(rosenbrock, x).message))(START)
 

@@ -53,7 +53,8 @@ def main(folder):
     for draw in (convergence, batch, path, profile):
         figure = draw().figure
         target = folder / f"sight-{draw.__name__}.svg"
-        figure.savefig(target, metadata={"Date": None})
+        with plt.rc_context({"svg.hashsalt": "jaxlbfgsb"}):  # the same picture, the same file
+            figure.savefig(target, metadata={"Date": None})
         plt.close(figure)
         print(f"drawn: {target.name}")
 
