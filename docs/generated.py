@@ -1,6 +1,6 @@
 """What the documentation takes from elsewhere, when MkDocs builds it.
 
-- ``<!-- made: NAME -->`` in a page becomes what is made under that name: the endings from
+- A line with ``<!-- made: NAME -->`` becomes what is made under that name: the endings from
   `jaxlbfgsb.status`, figures from ``benchmarks/results``, all public names with their
   docstrings.
 - The notebooks become pages, and each of their pictures that is tagged ``picture-NAME``
@@ -45,7 +45,7 @@ def _pictures(notebook):
 
 
 def on_page_markdown(markdown, page, config, files):
-    return re.sub(r"<!-- made: (\w+) -->", lambda match: MADE[match[1]](), markdown)
+    return re.sub(r".*<!-- made: (\w+) -->", lambda match: MADE[match[1]](), markdown)
 
 
 def _table(columns, rows):
