@@ -79,7 +79,8 @@ def test_public_names_are_documented(name):
 
 
 def test_the_version_has_one_source():
-    assert jaxlbfgsb.__version__ in (ROOT / "CHANGELOG.md").read_text()
+    for page in ("CHANGELOG.md", "CITATION.cff"):
+        assert jaxlbfgsb.__version__ in (ROOT / page).read_text()
 
 
 @pytest.mark.parametrize(
