@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for `benchmarks`
 
-from benchmarks import measure, plots, report
+from benchmarks import features, measure, plots, report
 from benchmarks.__main__ import load, main
 from benchmarks.functions import logistic, quadratic, rosenbrock
 from benchmarks.peers import OURS, SCIPY
@@ -199,3 +199,13 @@ def test_results_are_plain_json_without_names_of_machines(tmp_path):
 
     described = json.dumps(report.environment())
     assert platform.node() not in described
+
+
+def test_features_are_probed():
+    ours = features.PEERS["jaxlbfgsb"]
+    for probe in (features.bounded, features.secant, features.traced_once):
+        assert features.cell(probe, ours) == "yes"
+    wrong = ours._replace(solve=lambda *_: np.zeros(2), hess_inv=None)
+    assert features.cell(features.bounded, wrong) == "no"
+    assert features.cell(features.secant, wrong) == "-"
+    assert features.cell(features.in_jit, ours._replace(solve=None)) == "no"
