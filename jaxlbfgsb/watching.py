@@ -116,7 +116,7 @@ def telling(observer: Observer, unravel: Callable[[Vector], PyTree]) -> Callable
         return np.asarray(observer(jax.tree.map(np.array, iterate)))
 
     def tell(_: State, state: State, box: Box) -> State:
-        iterate = iterate_of(state, box, unravel)
+        iterate = lax.stop_gradient(iterate_of(state, box, unravel))
         flag = jax.ShapeDtypeStruct((), bool)
         stops = lax.cond(
             observer.is_due(iterate),
