@@ -5,10 +5,10 @@ from jaxlbfgsb.asktell import AskTell
 from jaxlbfgsb.batch import minimize_batch
 from jaxlbfgsb.checks import GradientCheck, check_grad
 from jaxlbfgsb.inverse import InverseHessian
-from jaxlbfgsb.jaxopt_api import LBFGSB
+from jaxlbfgsb.jaxopt_api import LBFGSB, LBFGSBState
 from jaxlbfgsb.minimize import minimize
 from jaxlbfgsb.multistart import Minimum, MultistartResult, multistart
-from jaxlbfgsb.optax_api import lbfgsb
+from jaxlbfgsb.optax_api import LBFGSBOptaxState, lbfgsb
 from jaxlbfgsb.recording import Trace
 from jaxlbfgsb.result import OptimizeResult
 from jaxlbfgsb.scipy_api import fmin_l_bfgs_b, scipy_method
@@ -22,6 +22,8 @@ __all__ = [
     "AskTell",
     "GradientCheck",
     "InverseHessian",
+    "LBFGSBOptaxState",
+    "LBFGSBState",
     "Minimum",
     "MultistartResult",
     "OptimizeResult",

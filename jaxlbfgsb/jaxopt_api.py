@@ -59,6 +59,15 @@ class LBFGSBState(NamedTuple):
         `error` is above `tol`.
     machine
         What `update` goes on from.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from jaxlbfgsb import LBFGSB
+    >>> solver = LBFGSB(lambda x: jnp.sum((x - 1) ** 2), tol=1e-4)
+    >>> _, state = solver.run(jnp.zeros(2))
+    >>> int(state.num_fun_eval), bool(state.failed_linesearch), state.hess_inv.shape
+    (3, False, (2, 2))
     """
 
     iter_num: Any

@@ -46,6 +46,14 @@ class LBFGSBOptaxState(NamedTuple):
     machine
         The run: among others ``machine.value`` at `accepted`, ``machine.pg_norm``,
         ``machine.nit`` and ``machine.nfev``.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from jaxlbfgsb import Reason, lbfgsb
+    >>> state = lbfgsb(bounds=(0.0, 1.0)).init(jnp.array([-3.0, 0.5]))
+    >>> state.accepted.tolist(), bool(state.done), Reason(int(state.reason)).name
+    ([0.0, 0.5], False, 'NOT_FINISHED')
     """
 
     accepted: PyTree
