@@ -212,7 +212,10 @@ def _lanes_first(given: tuple[Any, Any, Any], in_axes: tuple[Any, Any, Any]) -> 
         leaves[i] = array if axis == 0 else jnp.moveaxis(array, axis, 0)
     if len(sizes) != 1 or sizes == {0}:
         found = f"the lengths {sorted(sizes)}" if sizes else "none"
-        raise ValueError(f"All lane axes must have one length, at least 1; found: {found}.")
+        raise ValueError(
+            f"All lane axes must have one length, at least 1; found: {found}. Give None in "
+            "in_axes for what all lanes share, such as in_axes=(None, 0, None)."
+        )
     return _Batch(leaves, tree, tuple(mapped), sizes.pop())
 
 

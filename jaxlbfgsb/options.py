@@ -34,13 +34,17 @@ def default_tolerances(dtype: Any) -> tuple[float, float]:
 def checked_options(
     dtype: Any, ftol: Any, gtol: Any, gtol_rel: Any, maxiter: Any, maxfun: Any, maxls: Any
 ) -> Options:
-    """The options with defaults filled in; values that are known now are checked now."""
-    default_ftol, default_gtol = default_tolerances(np.dtype(dtype))
+    """The options with defaults filled in; values that are known now are checked now.
+
+    A float64 start computes in float32 where JAX's setting says so: `dtype` is what comes of it.
+    """
+    dtype = np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+    default_ftol, default_gtol = default_tolerances(dtype)
     ftol = default_ftol if ftol is None else ftol
     gtol = default_gtol if gtol is None else gtol
     values = (ftol, gtol, gtol_rel, maxiter, maxfun, maxls)
     if all(type(value) in (int, float) for value in values):
-        return _on_device(np.dtype(dtype), *values)
+        return _on_device(dtype, *values)
     return _checked(*values)
 
 

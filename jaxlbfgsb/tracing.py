@@ -136,7 +136,11 @@ def trace(
 
     axes = varying_axes(x_leaves, arrays, differs)
     x_leaves = vary_over(axes, x_leaves)
-    closed, out_shapes = jax.make_jaxpr(flat, return_shape=True)(x_leaves, arrays)
+    try:
+        closed, out_shapes = jax.make_jaxpr(flat, return_shape=True)(x_leaves, arrays)
+    except TypeError as error:
+        _explain(error, x0)
+        raise
     consts = list(closed.consts)
     if not varying_axes(consts) <= axes:  # known only now: trace once more
         return trace(fun, x0, args, returns, (differs, consts))
@@ -149,6 +153,27 @@ def trace(
     if key is not None and small and not traced:
         _traces.put(key, (program, consts))
     return program, Data(consts, arrays)
+
+
+_NOT_JAX = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+def _explain(error: TypeError, x0: PyTree) -> None:
+    """Add what may have led to an error in the user's function, and what to do."""
+    if isinstance(error, _NOT_JAX):
+        error.add_note(
+            "minimize traces fun: it must be written with JAX (jax.numpy, jax.lax). For a "
+            "function of NumPy use jaxlbfgsb.fmin_l_bfgs_b, for anything else jaxlbfgsb.AskTell."
+        )
+    elif isinstance(x0, list):
+        error.add_note(
+            "x0 is a list, which is a pytree: fun gets a list of scalars. For a vector write "
+            "jnp.array(x0)."
+        )
 
 
 def _shared_program(

@@ -3,6 +3,7 @@
 import collections
 import functools
 import gc
+import re
 import weakref
 
 import jax
@@ -465,6 +466,21 @@ class TestCaching:
         assert before is not None
         assert fingerprint(outer) == before
 
+    def test_a_float64_start_where_jax_computes_in_float32(self):
+        """No warning, the tolerances of float32, and none of them left for float64."""
+
+        def f(x):
+            return jnp.sum((x - 0.1) ** 4)
+
+        with jax.enable_x64(False):
+            narrow = minimize(f, np.ones(2))
+            same = minimize(f, np.ones(2, np.float32))
+        assert narrow.x.dtype == np.float32
+        assert (narrow.nit, narrow.nfev) == (same.nit, same.nfev)
+        wide = minimize(f, np.ones(2))
+        assert wide.x.dtype == np.float64
+        assert wide.nit > narrow.nit
+
     def test_clear_cache_lets_data_go(self):
         class Tag:
             pass
@@ -574,3 +590,18 @@ def test_errors_teach(change, error, text):
     arguments = {"fun": rosenbrock, "x0": START} | change
     with pytest.raises(error, match=text):
         minimize(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("fun", "x0", "note"),
+    [
+        (lambda x: np.sum(np.asarray(x) ** 2), np.ones(2), "fmin_l_bfgs_b"),
+        (lambda x: float(jnp.sum(x**2)), np.ones(2), "AskTell"),
+        (lambda x: jnp.sum((x - np.ones(2)) ** 2), [1.0, 2.0], r"jnp.array\(x0\)"),
+    ],
+    ids=["numpy", "float", "list"],
+)
+def test_errors_in_the_function_say_what_to_do(fun, x0, note):
+    with pytest.raises(TypeError) as caught:
+        minimize(fun, x0)
+    assert any(re.search(note, text) for text in caught.value.__notes__)
