@@ -169,7 +169,7 @@ def _explain(error: TypeError, x0: PyTree) -> None:
             "minimize traces fun: it must be written with JAX (jax.numpy, jax.lax). For a "
             "function of NumPy use jaxlbfgsb.fmin_l_bfgs_b, for anything else jaxlbfgsb.AskTell."
         )
-    elif isinstance(x0, list):
+    if isinstance(x0, list):
         error.add_note(
             "x0 is a list, which is a pytree: fun gets a list of scalars. For a vector write "
             "jnp.array(x0)."
