@@ -139,8 +139,8 @@ def test_many_wrong_entries_are_not_all_listed():
 
 def test_nan_in_the_gradient_is_wrong():
     check = check_grad(lambda x: jnp.sum(jnp.where(x > 0, x, jnp.sqrt(-x)) * 0 + x**2), X)
-    assert check.wrong.sum() == np.isnan(check.gradient).sum()
-    assert "nan" in repr(check) or check.ok
+    assert check.wrong.tolist() == [False, True, True, True, False]
+    assert "nan" in repr(check)
 
 
 def test_errors_teach():

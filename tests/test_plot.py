@@ -1,6 +1,8 @@
 """The pictures show what the results hold."""
 
+import importlib
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -194,3 +196,16 @@ def test_without_matplotlib(monkeypatch):
 @pytest.mark.parametrize("name", plot.__all__)
 def test_names_are_documented(name):
     assert getattr(jaxlbfgsb.plot, name).__doc__
+
+
+def test_the_script_of_the_documents(monkeypatch, tmp_path):
+    images = Path(__file__).parent.parent / "docs" / "images"
+    monkeypatch.syspath_prepend(str(images))
+    sight = importlib.import_module("sight")
+    monkeypatch.setattr(sight, "convergence", sight.path)  # one picture stands for all
+    monkeypatch.setattr(sight, "batch", sight.path)
+    monkeypatch.setattr(sight, "profile", sight.path)
+    sight.main(tmp_path)
+    assert "outside of the bounds" in (tmp_path / "sight-path.svg").read_text()
+    for name in plot.__all__:
+        assert (images / f"sight-{name}.svg").exists()
