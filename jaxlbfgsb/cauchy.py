@@ -16,7 +16,6 @@ so all segments of a chunk are known at once, and ``f1`` and ``f2`` follow from 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -33,10 +32,10 @@ from jaxlbfgsb.types import Coefficients, Integer, Mask, Scalar, Vector
 
 WALKED = 3
 """Breakpoints crossed one at a time before chunks are, in many variables."""
-CHUNK = 128
-"""Breakpoints crossed together in the first chunk."""
+CHUNK = 512
+"""Breakpoints crossed together, at least."""
 CHUNKS_SHARE = 64
-"""Later chunks hold ``n / CHUNKS_SHARE`` breakpoints, which bounds the memory."""
+"""With very many variables ``n / CHUNKS_SHARE`` of them, which bounds the memory."""
 
 
 class CauchyPoint(NamedTuple):
@@ -137,22 +136,14 @@ def _bound_met(g: jax.Array, index: jax.Array, box: Box) -> jax.Array:
 
 
 def _cross_chunks(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
-    """As far as the search goes from `start`: a small chunk, then large ones."""
+    """As far as the search goes from `start`."""
     n = t.shape[0]
+    size = min(max(CHUNK, n // CHUNKS_SHARE), n)
 
     def goes_on(s: _Segment) -> jax.Array:
         return (-s.f1 / s.f2 >= s.next_t - s.t) & jnp.isfinite(s.next_t)
 
-    def few_crossed(s: _Segment) -> jax.Array:
-        return s.walked <= start.walked
-
-    def cross(size: int) -> Callable[[_Segment], _Segment]:
-        return lambda s: _cross_chunk(s, size, t, d, B, floor)
-
-    # Loops of at most one turn instead of branches, which would run in every lane of vmap.
-    small, large = min(CHUNK, n), min(max(4 * CHUNK, n // CHUNKS_SHARE), n)
-    after = lax.while_loop(lambda s: goes_on(s) & few_crossed(s), cross(small), start)
-    return lax.while_loop(goes_on, cross(large), after)
+    return lax.while_loop(goes_on, lambda s: _cross_chunk(s, size, t, d, B, floor), start)
 
 
 def _cross_chunk(s: _Segment, size: int, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:

@@ -19,6 +19,9 @@ ROUNDS = 8
 """Histograms, each over the first bucket of the one before, until a bucket holds few enough."""
 TILE = 16
 """Rows of the triangle of ones."""
+WORD = 32
+"""Bits of a word."""
+_POWERS = 2 ** np.arange(WORD, dtype=np.uint32)
 
 
 def soonest(
@@ -45,7 +48,7 @@ def soonest(
     n = t.shape[0]
     candidate = ahead & jnp.isfinite(t)
     near = candidate if n <= size else candidate & _at_most(t, candidate, first, horizon, size)
-    b = _positions(near, size)
+    b = positions(near, size)
     return b, ahead & ~(near & (jnp.arange(n) <= b[-1]))
 
 
@@ -75,17 +78,34 @@ def _at_most(t: Vector, candidate: Mask, first: Scalar, horizon: Scalar, size: i
     return jnp.where(taken > 0, bucket(width) < taken, t == first)
 
 
-def _positions(mask: Mask, size: int) -> jax.Array:
-    """The first `size` indices where it holds, padded with n."""
+def positions(mask: Mask, size: int) -> jax.Array:
+    """The first `size` indices where it holds, padded with n.
+
+    The k-th one lies in the word of bits where the count of bits passes k.
+    """
     n = mask.shape[0]
-    tiles = jnp.pad(mask, (0, -n % TILE)).reshape(-1, TILE).astype(jnp.float32)
-    within = _dot(tiles, np.triu(np.ones((TILE, TILE), np.float32))).astype(jnp.int32)
-    totals = within[:, -1]
-    before = jnp.cumsum(totals) - totals
-    place = (within + before[:, None]).reshape(-1)[:n] - 1
-    place = jnp.where(mask, place, size)
-    index = jnp.arange(n, dtype=jnp.int32)
-    return jnp.full(size, n, jnp.int32).at[place].set(index, mode="drop")
+    bits = jnp.pad(mask, (0, -n % WORD)).reshape(-1, WORD)
+    words = jnp.sum(jnp.where(bits, _POWERS, 0), axis=1, dtype=jnp.uint32)
+    passed = jnp.cumsum(lax.population_count(words).astype(jnp.int32))
+    k = jnp.arange(size, dtype=jnp.int32)
+    at = jnp.searchsorted(passed, k, side="right").astype(jnp.int32)
+    at = jnp.minimum(at, len(words) - 1)
+    rank = k - jnp.where(at > 0, passed[at - 1], 0)
+    return jnp.where(k < passed[-1], WORD * at + _place_of_bit(words[at], rank), n)
+
+
+def _place_of_bit(word: jax.Array, rank: jax.Array) -> jax.Array:
+    """Where the bit stands that has `rank` bits below it: halve the word until it is found."""
+    place = jnp.zeros_like(rank)
+    half = WORD // 2
+    while half:
+        below = lax.population_count(word & np.uint32(2**half - 1)).astype(jnp.int32)
+        is_above = rank >= below
+        rank = jnp.where(is_above, rank - below, rank)
+        word = jnp.where(is_above, word >> half, word)
+        place = jnp.where(is_above, place + half, place)
+        half //= 2
+    return place
 
 
 def prefix_sums(A: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlbfgsb import small
+from jaxlbfgsb.chunks import positions
 from jaxlbfgsb.kernel import FEW_VARIABLES
 from jaxlbfgsb.memory import Memory, ages, dot
 from jaxlbfgsb.types import Boolean, Coefficients, Integer, Mask, MiddleMatrix, PairRows, Scalar
@@ -18,6 +19,10 @@ BLOCK = 2048
 """Variables at a time in the densest pass: so many stay in a cache."""
 LEAST_SHARE = 0.1
 """Of the free variables in the square of a pair, for a difference that keeps its digits."""
+FEW = 512
+"""Columns that are gathered, at least, where they tell all."""
+FEW_SHARE = 16
+"""With very many variables ``n / FEW_SHARE`` of them."""
 
 
 def order(place: Integer, count: Integer, m: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -75,26 +80,64 @@ def products_by_side(memory: Memory, free: Mask) -> MiddleMatrix:
         product = small.product if n <= FEW_VARIABLES else dot
         return product(jnp.where(is_y == free, pairs, 0), pairs.T)
 
-    def measure_by_blocks(pairs: PairRows, free: Mask) -> MiddleMatrix:
-        """Block by block, so that no masked copy leaves the cache."""
-
-        def add(i: Integer, total: MiddleMatrix) -> MiddleMatrix:
-            start = jnp.minimum(i * BLOCK, n - BLOCK)
-            block = lax.dynamic_slice_in_dim(pairs, start, BLOCK, axis=1)
-            is_free = lax.dynamic_slice_in_dim(free, start, BLOCK)
-            is_new = start + jnp.arange(BLOCK) >= i * BLOCK
-            is_y = jnp.arange(rows)[:, None] < m
-            return total + dot(jnp.where((is_y == is_free) & is_new, block, 0), block.T)
-
-        return lax.fori_loop(0, -(-n // BLOCK), add, jnp.zeros_like(memory.products))
-
     def measure_there(pairs: PairRows) -> MiddleMatrix:
         if n <= BLOCK:
             return measure(pairs, free)
-        return lax.platform_dependent(pairs, free, cpu=measure_by_blocks, default=measure)
+        on_cpu = _by_blocks if n < 8 * FEW else _by_few_or_by_blocks
+        return lax.platform_dependent(
+            memory, free, cpu=on_cpu, default=lambda memory, free: measure(memory.pairs, free)
+        )
 
     all_free = memory.products.at[m:].set(0)
     return lax.cond(jnp.all(free), lambda pairs: all_free, measure_there, memory.pairs)
+
+
+def _by_blocks(memory: Memory, free: Mask) -> MiddleMatrix:
+    """Block by block, so that no masked copy leaves the cache."""
+    pairs = memory.pairs
+    rows, n = pairs.shape
+
+    def add(i: Integer, total: MiddleMatrix) -> MiddleMatrix:
+        start = jnp.minimum(i * BLOCK, n - BLOCK)
+        block = lax.dynamic_slice_in_dim(pairs, start, BLOCK, axis=1)
+        is_free = lax.dynamic_slice_in_dim(free, start, BLOCK)
+        is_new = start + jnp.arange(BLOCK) >= i * BLOCK
+        is_y = jnp.arange(rows)[:, None] < rows // 2
+        return total + dot(jnp.where((is_y == is_free) & is_new, block, 0), block.T)
+
+    return lax.fori_loop(0, -(-n // BLOCK), add, jnp.zeros_like(memory.products))
+
+
+def _by_few_or_by_blocks(memory: Memory, free: Mask) -> MiddleMatrix:
+    """From few columns where those tell all.
+
+    Either all others are active and did not move in any step stored, so that they add
+    nothing; or all others are free, and what they add is the whole less what few active
+    ones would, unless little would be left of it.
+    """
+    pairs = memory.pairs
+    rows, n = pairs.shape
+    m = rows // 2
+    few = max(FEW, n // FEW_SHARE)
+    is_y = jnp.arange(rows)[:, None] < m
+    adds = free | jnp.any(pairs[m:] != 0, axis=0)
+    number = jnp.sum(jnp.stack([adds, ~free]), axis=1)
+    by_free = number[0] <= number[1]
+
+    def measure_few() -> tuple[MiddleMatrix, Boolean]:
+        index = positions(jnp.where(by_free, adds, ~free), few)
+        columns = jnp.where(index < n, jnp.take(pairs, index, axis=1, mode="clip"), 0)
+        is_free = jnp.take(free, index, mode="clip")
+        both = dot(jnp.where((is_y == is_free) | (is_y & ~by_free), columns, 0), columns.T)
+        rest = jnp.where(is_y, memory.products - both, both)
+        left, whole = jnp.diagonal(rest)[:m], jnp.diagonal(memory.products)[:m]
+        used, _, _ = order(memory.place, memory.count, m)
+        is_accurate = by_free | jnp.all((left >= LEAST_SHARE * whole) | ~used)
+        return jnp.where(by_free, both, rest), is_accurate
+
+    nothing = jnp.zeros_like(memory.products), jnp.zeros_like(by_free)
+    from_few, is_accurate = lax.cond(jnp.min(number) <= few, measure_few, lambda: nothing)
+    return lax.cond(is_accurate, lambda: from_few, lambda: _by_blocks(memory, free))
 
 
 def solve_K(memory: Memory, by_side: MiddleMatrix, v: Coefficients) -> Coefficients:

@@ -16,7 +16,7 @@ from jaxlbfgsb.status import TABLE, Reason, scipy_statuses
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxlbfgsb"
 ORDER = (  # from the ground up
-    "types varying status packing kernel small box memory reduced model inverse chunks cauchy "
+    "types varying status packing kernel small chunks box memory reduced model inverse cauchy "
     "subspace direction line_search stopping state ending core recording loop lanes "
     "precision pytrees options forward_only linear_solve covariance result recent closures jaxprs "
     "tracing implicit callbacks progress watching solve minimize blocks batch multistart asktell "
