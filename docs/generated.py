@@ -3,11 +3,9 @@
 - A line with ``<!-- made: NAME -->`` becomes what is made under that name: the endings from
   `jaxlbfgsb.status`, figures from ``benchmarks/results``, all public names with their
   docstrings.
-- The notebooks become pages, and each of their pictures that is tagged ``picture-NAME``
-  the file ``images/NAME.png``.
+- The notebooks become pages.
 """
 
-import base64
 import inspect
 import json
 import re
@@ -28,20 +26,7 @@ def on_files(files, config):
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         name = path.relative_to(ROOT).as_posix()
         files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
-        for name, picture in _pictures(path):
-            files.append(File.generated(config, f"images/{name}.png", content=picture))
     return files
-
-
-def _pictures(notebook):
-    for cell in json.loads(notebook.read_text())["cells"]:
-        for tag in cell["metadata"].get("tags", ()):
-            for output in cell["outputs"]:
-                if tag.startswith("picture-") and "image/png" in output.get("data", {}):
-                    yield (
-                        tag.removeprefix("picture-"),
-                        base64.b64decode(output["data"]["image/png"]),
-                    )
 
 
 def on_page_markdown(markdown, page, config, files):
@@ -137,9 +122,9 @@ def _derivatives():
 
 
 def _api():
-    """The functions first, by the module in which each is written."""
+    """`minimize` first, then functions, then classes, each where it is written."""
     things = [getattr(jaxlbfgsb, name) for name in jaxlbfgsb.__all__]
-    things.sort(key=inspect.isclass)
+    things.sort(key=lambda t: (inspect.isclass(t), not t.__name__.startswith("minimize")))
     things += [getattr(jaxlbfgsb.plot, name) for name in jaxlbfgsb.plot.__all__]
     return "\n\n".join(f"::: {thing.__module__}.{thing.__qualname__}" for thing in things)
 

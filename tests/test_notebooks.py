@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, and are stored as they ran."""
 
+import runpy
 import time
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -36,3 +38,11 @@ def test_notebooks_are_stored_as_they_ran(path):
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert all(output.output_type != "error" for output in outputs)
     assert path.stat().st_size < 500_000
+
+
+def test_pictures_of_the_pages_are_those_of_the_notebooks():
+    images = ROOT / "docs" / "images"
+    pictures = dict(runpy.run_path(str(images / "notebooks.py"))["pictures"]())
+    assert pictures
+    for name, picture in pictures.items():
+        assert (images / f"{name}.png").read_bytes() == picture
