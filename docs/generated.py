@@ -30,7 +30,8 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    return re.sub(r".*<!-- made: (\w+) -->", lambda match: MADE[match[1]](), markdown)
+    line = re.compile(r"^[^<\n]*<!-- made: (\w+) -->", re.MULTILINE)
+    return line.sub(lambda match: MADE[match[1]](), markdown)
 
 
 def _table(columns, rows):
