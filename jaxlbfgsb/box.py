@@ -78,7 +78,17 @@ def breakpoints(x: Vector, g: Vector, box: Box) -> Vector:
     if box.lower is None or box.upper is None:
         return jnp.full_like(x, jnp.inf)
     to_bound = jnp.where(g < 0, x - box.upper, x - box.lower)
-    return jnp.where(g == 0, jnp.inf, to_bound / jnp.where(g == 0, 1, g))
+    return _ratio_or(jnp.inf, to_bound, g)
+
+
+def _ratio_or(missing: Scalar | float, distance: Vector, speed: Vector) -> Vector:
+    """``distance / speed``, or `missing` where that is infinite.
+
+    Infinite distances are kept from the division, whose derivative they would turn to NaN.
+    """
+    meets = (speed != 0) & jnp.isfinite(distance)
+    ratio = jnp.where(meets, distance, 1) / jnp.where(meets, speed, 1)
+    return jnp.where(meets, ratio, missing)
 
 
 def is_held(x: Vector, g: Vector, box: Box) -> Mask:
@@ -94,8 +104,7 @@ def largest_feasible_step(x: Vector, d: Vector, box: Box) -> Scalar:
     if box.lower is None or box.upper is None:
         return cap
     to_bound = jnp.where(d < 0, box.lower - x, box.upper - x)
-    steps = jnp.where(d == 0, cap, to_bound / jnp.where(d == 0, 1, d))
-    return jnp.minimum(jnp.min(steps), cap)
+    return jnp.minimum(jnp.min(_ratio_or(cap, to_bound, d)), cap)
 
 
 def active_bounds(x: Vector, g: Vector, box: Box) -> Sides:

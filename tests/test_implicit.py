@@ -456,13 +456,14 @@ class TestFailures:
 
 class TestThroughTheIterations:
     @staticmethod
-    def solve(p):
-        options = {"bounds": (-1.0, 0.5), "gtol": 1e-12, "ftol": 0, "implicit_diff": False}
+    def solve(p, bounds=(-1.0, 0.5)):
+        options = {"bounds": bounds, "gtol": 1e-12, "ftol": 0, "implicit_diff": False}
         return minimize(distance, jnp.zeros(3), (p,), **options).x
 
-    def test_forward_mode(self):
+    @pytest.mark.parametrize("lower", [-1.0, None])
+    def test_forward_mode(self, lower):
         p = jnp.array([0.3, -0.2, 5.0])
-        d = jax.jit(jax.jacfwd(self.solve))(p)
+        d = jax.jit(jax.jacfwd(lambda p: self.solve(p, (lower, 0.5))))(p)
         x = np.asarray(self.solve(p))
         np.testing.assert_allclose(d, np.diag([*(2 / (2 + 12 * x[:2] ** 2)), 0]), atol=1e-6)
 
