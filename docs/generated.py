@@ -6,6 +6,7 @@
 - The notebooks become pages.
 """
 
+import functools
 import inspect
 import json
 import re
@@ -82,9 +83,10 @@ def _batch():
     return _table(("n", "problems", *names), rows) + "\n\n" + _origin(record, record["command"])
 
 
-def _small():
-    record = _record("small")
-    summary = record["summary"]["CUTEst"]
+def _against(name):
+    """Means of the ratios over the problems of a suite, a row for each solver."""
+    record = _record(name)
+    summary = record["summary"].get("CUTEst", record["summary"])
     rows = []
     for name, entry in summary.items():
         if not isinstance(entry, dict):
@@ -115,6 +117,39 @@ def _fidelity():
     return _table(("against SciPy", ""), rows) + "\n\n" + _origin(record, command)
 
 
+def _large():
+    record = _record("large")
+    rows = []
+    for row in record["rows"]:
+        if row["solver"] == "SciPy" and "ratio" in row:
+            ours = next(
+                r
+                for r in record["rows"]
+                if (r["problem"], r["n"], r["solver"]) == (row["problem"], row["n"], "jaxlbfgsb")
+            )
+            times = (f"{1e3 * r['seconds']:,.1f}" for r in (ours, row))
+            rows.append((row["problem"], f"{row['n']:,}", *times, f"{row['ratio']:.1f}"))
+    columns = ("problem", "n", "here, ms", "SciPy, ms", "times slower")
+    return _table(columns, rows) + "\n\n" + _origin(record, record["command"])
+
+
+def _compile():
+    record = _record("compile")
+    rows = [
+        (
+            row["way"],
+            row["n"],
+            row["solver"],
+            f"{row['first_call']:.2f}",
+            f"{1e3 * row['warm']:.2f}",
+        )
+        for row in record["rows"]
+        if "first_call" in row
+    ]
+    columns = ("way", "n", "solver", "first call, s", "later calls, ms")
+    return _table(columns, rows) + "\n\n" + _origin(record, record["command"])
+
+
 def _derivatives():
     record = _record("implicit")
     rows = [(name, *outcomes) for name, outcomes in record["jaxopt"].items()]
@@ -134,7 +169,10 @@ MADE = {
     "api": _api,
     "endings": _endings,
     "batch": _batch,
-    "small": _small,
+    "small": functools.partial(_against, "small"),
+    "medium": functools.partial(_against, "medium"),
+    "large": _large,
+    "compile": _compile,
     "fidelity": _fidelity,
     "derivatives": _derivatives,
 }
