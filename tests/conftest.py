@@ -35,6 +35,13 @@ CHECKED = (
 install_import_hook([f"jaxlbfgsb.{name}" for name in CHECKED], "beartype.beartype")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """What one module compiled would fill the memory of a worker that runs them all."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
 def dtype(request):
     return request.param
