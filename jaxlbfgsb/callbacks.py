@@ -12,20 +12,22 @@ from scipy.optimize import OptimizeResult as ScipyResult
 Callback: TypeAlias = Callable[..., Any]
 
 
-def wants_to_stop(callback: Callback, x: Any, value: Any) -> bool:
+def wants_to_stop(callback: Callback, x: Any, value: Any, by_return: bool = False) -> bool:
     """Call back with what is the callback's own to keep; True if it raised StopIteration.
+
+    With `by_return` also if it returned True, which SciPy ignores.
 
     A callback whose only parameter is named ``intermediate_result`` gets an object with
     the fields ``x`` and ``fun``; any other gets x.
     """
     try:
         if _takes_result(callback):
-            callback(intermediate_result=ScipyResult(x=x, fun=value))
+            answer = callback(intermediate_result=ScipyResult(x=x, fun=value))
         else:
-            callback(x)
+            answer = callback(x)
     except StopIteration:
         return True
-    return False
+    return by_return and isinstance(answer, bool | np.bool_) and bool(answer)
 
 
 def _takes_result(callback: Callback) -> bool:

@@ -101,8 +101,9 @@ def minimize(
     callback
         Called after each iteration with a copy of x, or, if its parameter is named
         ``intermediate_result``, with an object with the fields ``x`` and ``fun``.
-        Raising StopIteration ends the run.  Inside of `jit` and `grad` the compiled loop
-        calls it, with NumPy arrays; it should compute with NumPy too.  Not under `vmap`.
+        Raising StopIteration or returning True ends the run.  Inside of `jit` and `grad`
+        the compiled loop calls it, with NumPy arrays; it should compute with NumPy too.
+        Not under `vmap`.
     progress
         True shows a bar with the iterations made, f, `pg_norm`, evaluations and active
         bounds, also from inside of `jit`; an int updates it once in so many iterations.

@@ -90,7 +90,10 @@ TABLE: dict[Reason, Ending] = {
         "STOP: TOTAL NO. OF F,G EVALUATIONS EXCEEDS LIMIT",
     ),
     Reason.CALLBACK: Ending(
-        "Stopped: the callback raised StopIteration.", "", 2, "STOP: CALLBACK REQUESTED HALT"
+        "Stopped: the callback raised StopIteration or returned True.",
+        "",
+        2,
+        "STOP: CALLBACK REQUESTED HALT",
     ),
     Reason.NOISE_FLOOR_NOT_CONVERGED: Ending(
         "Stopped: the function changes by less than its rounding error, but the projected "

@@ -89,7 +89,7 @@ class Observer:
             )
         stops = False
         if self.callback is not None and iterate.accepted:
-            stops = wants_to_stop(self.callback, iterate.x, iterate.fun)
+            stops = wants_to_stop(self.callback, iterate.x, iterate.fun, by_return=True)
         if stops or iterate.done:
             self.bar.close()
         return stops

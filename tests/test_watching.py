@@ -236,6 +236,23 @@ class TestCompiledCallback:
         assert "StopIteration" in result.message
         np.testing.assert_array_equal(result.x, count[-1])
 
+    @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+    def test_returning_true_ends_the_run(self, wrap):
+        seen = []
+
+        def callback(x):
+            seen.append(x)
+            return np.bool_(len(seen) == 3)
+
+        result = wrap(lambda x: minimize(rosenbrock, x, callback=callback))(START)
+        assert (result.nit, result.status, len(seen)) == (3, 2, 3)
+        seen.clear()
+        result = wrap(lambda x: minimize(rosenbrock, x, callback=lambda x: seen.append(x) or 1))(
+            START
+        )
+        assert result.success
+        assert len(seen) == result.nit
+
     def test_other_exceptions_end_the_program(self):
         def broken(x):
             raise KeyError("my mistake")
