@@ -6,7 +6,6 @@
 - The notebooks become pages.
 """
 
-import functools
 import inspect
 import json
 import re
@@ -83,10 +82,9 @@ def _batch():
     return _table(("n", "problems", *names), rows) + "\n\n" + _origin(record, record["command"])
 
 
-def _against(name):
-    """Means of the ratios over the problems of a suite, a row for each solver."""
-    record = _record(name)
-    summary = record["summary"].get("CUTEst", record["summary"])
+def _small():
+    record = _record("small")
+    summary = record["summary"]["CUTEst"]
     rows = []
     for name, entry in summary.items():
         if not isinstance(entry, dict):
@@ -133,23 +131,6 @@ def _large():
     return _table(columns, rows) + "\n\n" + _origin(record, record["command"])
 
 
-def _compile():
-    record = _record("compile")
-    rows = [
-        (
-            row["way"],
-            row["n"],
-            row["solver"],
-            f"{row['first_call']:.2f}",
-            f"{1e3 * row['warm']:.2f}",
-        )
-        for row in record["rows"]
-        if "first_call" in row
-    ]
-    columns = ("way", "n", "solver", "first call, s", "later calls, ms")
-    return _table(columns, rows) + "\n\n" + _origin(record, record["command"])
-
-
 def _derivatives():
     record = _record("implicit")
     rows = [(name, *outcomes) for name, outcomes in record["jaxopt"].items()]
@@ -169,10 +150,8 @@ MADE = {
     "api": _api,
     "endings": _endings,
     "batch": _batch,
-    "small": functools.partial(_against, "small"),
-    "medium": functools.partial(_against, "medium"),
+    "small": _small,
     "large": _large,
-    "compile": _compile,
     "fidelity": _fidelity,
     "derivatives": _derivatives,
 }
