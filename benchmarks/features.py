@@ -45,8 +45,8 @@ class Peer(NamedTuple):
     hess_inv
         ``hess_inv(fun, x0, pairs)`` to a product with its inverse Hessian, the last step and the
         change of the gradient along it; None if it has none.
-    host
-        Whether it takes functions that are not JAX.
+    on_host
+        ``on_host(fun, x0)`` to the solution, for a NumPy function of value and gradient.
     loops
         Whether it has a loop of its own; else that is the caller's.
     """
@@ -55,7 +55,7 @@ class Peer(NamedTuple):
     solve: Callable[..., Any]
     succeeds: Callable[..., Any] | None = None
     hess_inv: Callable[..., Any] | None = None
-    host: bool = False
+    on_host: Callable[..., Any] | None = None
     loops: bool = True
 
 
@@ -175,16 +175,61 @@ def nlopt_succeeds(fun: Any, x0: Any) -> bool:
     return True
 
 
+def nlopt_on_host(fun: Any, x0: Any) -> Any:
+    import nlopt
+
+    def told(x: np.ndarray, gradient: np.ndarray) -> float:
+        value, gradient[:] = fun(x)
+        return value
+
+    solver = nlopt.opt(nlopt.LD_LBFGS, x0.size)
+    solver.set_min_objective(told)
+    solver.set_xtol_rel(1e-12)
+    return solver.optimize(x0)
+
+
+def scipy_on_host(fun: Any, x0: Any) -> Any:
+    return scipy.optimize.minimize(fun, x0, jac=True, method="L-BFGS-B").x
+
+
+def jaxopt_on_host(fun: Any, x0: Any) -> Any:
+    import jaxopt
+
+    solver = jaxopt.LBFGSB(fun, value_and_grad=True, jit=False, tol=1e-9)
+    return solver.run(x0, (x0 - 10, x0 + 10)).params
+
+
+def optax_on_host(fun: Any, x0: Any) -> Any:
+    import optax
+
+    solver, x = optax.lbfgs(), jnp.asarray(x0)
+    state = solver.init(x)
+    for _ in range(30):
+        value, gradient = fun(x)
+        updates, state = solver.update(
+            jnp.asarray(gradient), state, x, value=value, grad=jnp.asarray(gradient),
+            value_fn=lambda x: fun(x)[0],
+        )  # fmt: skip
+        x = optax.apply_updates(x, updates)
+    return x
+
+
+def optimistix_on_host(fun: Any, x0: Any) -> Any:
+    return optimistix_solve(lambda x: fun(x)[0], jnp.asarray(x0), None, ())
+
+
 PEERS = {
     "jaxlbfgsb": Peer(
         "jaxlbfgsb", ours, lambda fun, x0: bool(jaxlbfgsb.minimize(fun, x0).success),
-        ours_hess_inv, host=True,
+        ours_hess_inv, lambda fun, x0: jaxlbfgsb.fmin_l_bfgs_b(fun, x0)[0],
     ),
-    "SciPy L-BFGS-B": Peer("scipy", scipy_solve, scipy_succeeds, scipy_hess_inv, host=True),
-    "jaxopt LBFGSB": Peer("jaxopt", jaxopt_solve),
-    "optax lbfgs": Peer("optax", optax_solve, loops=False),
-    "optimistix LBFGS": Peer("optimistix", optimistix_solve, optimistix_succeeds),
-    "NLopt LD_LBFGS": Peer("nlopt", nlopt_solve, nlopt_succeeds, host=True),
+    "SciPy L-BFGS-B": Peer("scipy", scipy_solve, scipy_succeeds, scipy_hess_inv, scipy_on_host),
+    "jaxopt LBFGSB": Peer("jaxopt", jaxopt_solve, on_host=jaxopt_on_host),
+    "optax lbfgs": Peer("optax", optax_solve, on_host=optax_on_host, loops=False),
+    "optimistix LBFGS": Peer(
+        "optimistix", optimistix_solve, optimistix_succeeds, on_host=optimistix_on_host
+    ),
+    "NLopt LD_LBFGS": Peer("nlopt", nlopt_solve, nlopt_succeeds, on_host=nlopt_on_host),
 }  # fmt: skip
 
 
@@ -324,7 +369,12 @@ def traced_once(peer: Peer) -> bool | None:
 
 
 def host_functions(peer: Peer) -> bool:
-    return peer.host
+    def numpy_squares(x: Any) -> Any:
+        distance = np.asarray(x) - np.asarray(P)
+        return float(distance @ distance), 2 * distance
+
+    assert peer.on_host is not None
+    return near(peer.on_host(numpy_squares, np.zeros(2)), [0.5, 3.0])
 
 
 PROBES = {
