@@ -114,9 +114,8 @@ class OptimizeResult:
 
         Notes
         -----
-        The estimate from `hess_inv`, in 20 random linear regressions each: the standard errors of
-        3 parameters were within 3 % of the exact ones nine times in ten; those of 20 parameters
-        from a quarter of them to 7 % above them, and at the worst a twentieth.
+        The estimate from `hess_inv` is good in a few variables and crude in many: standard
+        errors can come out several times too small.  Give `fun` where it can be had.
 
         Works under `jit` and `vmap`; of a batch: ``jax.vmap(lambda r, a: r.covariance(fun,
         (a,)))(result, data)``.
