@@ -147,14 +147,11 @@ def optimistix_succeeds(fun: Any, x0: Any) -> bool:
     return bool(found.result == optimistix.RESULTS.successful)
 
 
-def nlopt_solve(fun: Any, x0: Any, bounds: Any, args: Any) -> Any:
+def nlopt_on_host(value_and_grad: Any, x0: Any, bounds: Any = None) -> Any:
     import nlopt
 
-    value_and_grad = compiled(fun)
-    x0 = np.array(x0)
-
     def told(x: np.ndarray, gradient: np.ndarray) -> float:
-        value, gradient[:] = value_and_grad(x.astype(x0.dtype), *args)
+        value, gradient[:] = value_and_grad(x)
         return float(value)
 
     solver = nlopt.opt(nlopt.LD_LBFGS, x0.size)
@@ -167,25 +164,17 @@ def nlopt_solve(fun: Any, x0: Any, bounds: Any, args: Any) -> Any:
     return solver.optimize(x0)
 
 
+def nlopt_solve(fun: Any, x0: Any, bounds: Any, args: Any) -> Any:
+    value_and_grad, x0 = compiled(fun), np.array(x0)
+    return nlopt_on_host(lambda x: value_and_grad(x.astype(x0.dtype), *args), x0, bounds)
+
+
 def nlopt_succeeds(fun: Any, x0: Any) -> bool:
     try:
         nlopt_solve(fun, x0, None, ())
     except Exception:
         return False
     return True
-
-
-def nlopt_on_host(fun: Any, x0: Any) -> Any:
-    import nlopt
-
-    def told(x: np.ndarray, gradient: np.ndarray) -> float:
-        value, gradient[:] = fun(x)
-        return value
-
-    solver = nlopt.opt(nlopt.LD_LBFGS, x0.size)
-    solver.set_min_objective(told)
-    solver.set_xtol_rel(1e-12)
-    return solver.optimize(x0)
 
 
 def scipy_on_host(fun: Any, x0: Any) -> Any:

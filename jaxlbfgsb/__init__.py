@@ -5,7 +5,8 @@ from jaxlbfgsb.asktell import AskTell
 from jaxlbfgsb.batch import minimize_batch
 from jaxlbfgsb.checks import GradientCheck, check_grad
 from jaxlbfgsb.inverse import InverseHessian
-from jaxlbfgsb.jaxopt_api import LBFGSB, LBFGSBState
+from jaxlbfgsb.jaxopt_api import LBFGSB
+from jaxlbfgsb.jaxopt_steps import LBFGSBState
 from jaxlbfgsb.minimize import minimize
 from jaxlbfgsb.multistart import Minimum, MultistartResult, multistart
 from jaxlbfgsb.optax_api import LBFGSBOptaxState, lbfgsb

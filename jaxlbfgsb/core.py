@@ -76,7 +76,7 @@ def advance(
     following = advance_running(state, value, gradient, box, options, evaluations)
     rows = state.memory._replace(pairs=following.memory.pairs)
     finished = state._replace(memory=rows, event=jnp.full_like(state.event, Event.STOPPED))
-    return _pick(done, finished, following)
+    return pick(done, finished, following)
 
 
 def advance_running(
@@ -166,7 +166,7 @@ def _turn(taken: _Taken, xhat: Vector, forgets: Boolean, box: Box) -> State:
         trial=jnp.where(turns, first_trial, next_trial),
         xhat=xhat,
         memory=_forget_where(forgets, moved.memory),
-        search=_pick(turns, opened, moved.search),
+        search=pick(turns, opened, moved.search),
         good_step=jnp.where(turns, 0, moved.good_step),
         good_value=jnp.where(turns, jnp.inf, moved.good_value),
         decrement=jnp.where(foretold, -opened.initial_slope, moved.decrement),
@@ -200,7 +200,7 @@ def _judge(state: State, value: Scalar, slope: Scalar, box: Box, options: Option
     starts = state.phase == Phase.START
     finite = jnp.isfinite(value) & jnp.isfinite(slope)  # an infinite gradient shows in the slope
     advanced, over = line_search.advance(state.search, value, slope)
-    search = _pick(finite, advanced, line_search.back_off(state.search))
+    search = pick(finite, advanced, line_search.back_off(state.search))
     step = state.search.step
 
     good = finite & line_search.decreases_enough(state.search, value)
@@ -311,10 +311,10 @@ def _open_search(state: State, xhat: Vector, box: Box) -> tuple[LineSearch, Vect
     return search, point_on_line(x, xhat, step, box)
 
 
-def _pick(condition: Boolean, a: PyTree, b: PyTree) -> PyTree:
+def pick(condition: Boolean, a: PyTree, b: PyTree) -> PyTree:
     """`a` where the condition holds, else `b`, leaf by leaf; equal leaves are kept as they are."""
     return jax.tree.map(lambda i, j: i if i is j else jnp.where(condition, i, j), a, b)
 
 
 def _forget_where(condition: Boolean, pairs: Memory) -> Memory:
-    return _pick(condition, memory.forget(pairs), pairs)
+    return pick(condition, memory.forget(pairs), pairs)

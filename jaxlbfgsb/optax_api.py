@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlbfgsb.box import Box, project
-from jaxlbfgsb.core import advance
+from jaxlbfgsb.core import advance, pick
 from jaxlbfgsb.kernel import one_kernel, whole_step_is_one_kernel
 from jaxlbfgsb.lanes import lane_by_lane
 from jaxlbfgsb.options import checked_maxcor, checked_options, strict_options
@@ -205,7 +205,7 @@ def _update(
     rows = machine.memory._replace(pairs=told.memory.pairs)
     untold = machine._replace(memory=rows, nfev=machine.nfev + 1)
     counts = inside | (machine.phase == Phase.DONE)
-    machine = jax.tree.map(functools.partial(jnp.where, counts), told, untold)
+    machine = pick(counts, told, untold)
     target = unravel(jnp.where(machine.phase == Phase.DONE, machine.x, machine.trial))
     sides = zip(leaves, jax.tree.leaves(target), lower, upper, strict=True)
     steps = [_step_to(*of_leaf) for of_leaf in sides]

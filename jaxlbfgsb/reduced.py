@@ -120,24 +120,25 @@ def _by_few_or_by_blocks(memory: Memory, free: Mask) -> MiddleMatrix:
     m = rows // 2
     few = max(FEW, n // FEW_SHARE)
     is_y = jnp.arange(rows)[:, None] < m
-    adds = free | jnp.any(pairs[m:] != 0, axis=0)
-    number = jnp.sum(jnp.stack([adds, ~free]), axis=1)
-    by_free = number[0] <= number[1]
+    free_ones = jnp.sum(free)
+    by_free = free_ones <= n - free_ones
 
     def measure_few() -> tuple[MiddleMatrix, Boolean]:
-        index = positions(jnp.where(by_free, adds, ~free), few)
+        adds = jnp.where(by_free, free | jnp.any(pairs[m:] != 0, axis=0), ~free)
+        index = positions(adds, few)
         columns = jnp.where(index < n, jnp.take(pairs, index, axis=1, mode="clip"), 0)
         is_free = jnp.take(free, index, mode="clip")
         both = dot(jnp.where((is_y == is_free) | (is_y & ~by_free), columns, 0), columns.T)
         rest = jnp.where(is_y, memory.products - both, both)
         left, whole = jnp.diagonal(rest)[:m], jnp.diagonal(memory.products)[:m]
         used, _, _ = order(memory.place, memory.count, m)
-        is_accurate = by_free | jnp.all((left >= LEAST_SHARE * whole) | ~used)
-        return jnp.where(by_free, both, rest), is_accurate
+        keeps_digits = by_free | jnp.all((left >= LEAST_SHARE * whole) | ~used)
+        return jnp.where(by_free, both, rest), keeps_digits & (jnp.sum(adds) <= few)
 
     nothing = jnp.zeros_like(memory.products), jnp.zeros_like(by_free)
-    from_few, is_accurate = lax.cond(jnp.min(number) <= few, measure_few, lambda: nothing)
-    return lax.cond(is_accurate, lambda: from_few, lambda: _by_blocks(memory, free))
+    may_be_few = jnp.minimum(free_ones, n - free_ones) <= few
+    from_few, is_whole = lax.cond(may_be_few, measure_few, lambda: nothing)
+    return lax.cond(is_whole, lambda: from_few, lambda: _by_blocks(memory, free))
 
 
 def solve_K(memory: Memory, by_side: MiddleMatrix, v: Coefficients) -> Coefficients:

@@ -20,7 +20,8 @@ ORDER = (  # from the ground up
     "subspace direction line_search stopping state ending core recording loop lanes "
     "precision pytrees options forward_only linear_solve covariance result recent closures jaxprs "
     "tracing implicit callbacks progress watching solve minimize blocks batch multistart asktell "
-    "host checks foreign scipy_bounds scipy_api jaxopt_api optax_api plot"
+    "host checks foreign scipy_bounds scipy_api jaxopt_options jaxopt_steps jaxopt_api optax_api "
+    "plot"
 ).split()
 
 
@@ -92,6 +93,7 @@ def test_the_version_has_one_source():
         "forward_only",
         "inverse",
         "jaxopt_api",
+        "jaxopt_steps",
         "minimize",
         "multistart",
         "recording",
