@@ -30,9 +30,9 @@ from scipy.optimize import fmin_l_bfgs_b
 
 import jaxlbfgsb
 from benchmarks.problems import LISTS, Problem, load
-from jaxlbfgsb import core
-from jaxlbfgsb import state as run_state
-from jaxlbfgsb.box import Box
+from jaxlbfgsb.method import core
+from jaxlbfgsb.method import state as run_state
+from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.status import Reason
 
 M, FACTR, PGTOL, MAXFUN, MAXITER, MAXLS = 10, 1e7, 1e-5, 15000, 15000, 20

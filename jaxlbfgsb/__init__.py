@@ -1,20 +1,20 @@
 """L-BFGS-B for JAX: bound-constrained minimisation, compiled and batched."""
 
 from jaxlbfgsb import plot as plot  # jaxlbfgsb.plot.convergence(...)
-from jaxlbfgsb.asktell import AskTell
 from jaxlbfgsb.batch import minimize_batch
-from jaxlbfgsb.checks import GradientCheck, check_grad
-from jaxlbfgsb.inverse import InverseHessian
-from jaxlbfgsb.jaxopt_api import LBFGSB
-from jaxlbfgsb.jaxopt_steps import LBFGSBState
+from jaxlbfgsb.faces.asktell import AskTell
+from jaxlbfgsb.faces.checks import GradientCheck, check_grad
+from jaxlbfgsb.faces.jaxopt_api import LBFGSB
+from jaxlbfgsb.faces.jaxopt_steps import LBFGSBState
+from jaxlbfgsb.faces.optax_api import LBFGSBOptaxState, lbfgsb
+from jaxlbfgsb.faces.scipy_api import fmin_l_bfgs_b, scipy_method
+from jaxlbfgsb.method.inverse import InverseHessian
 from jaxlbfgsb.minimize import minimize
 from jaxlbfgsb.multistart import Minimum, MultistartResult, multistart
-from jaxlbfgsb.optax_api import LBFGSBOptaxState, lbfgsb
-from jaxlbfgsb.recording import Trace
+from jaxlbfgsb.program.tracing import clear_cache
 from jaxlbfgsb.result import OptimizeResult
-from jaxlbfgsb.scipy_api import fmin_l_bfgs_b, scipy_method
+from jaxlbfgsb.sight.recording import Trace
 from jaxlbfgsb.status import Reason
-from jaxlbfgsb.tracing import clear_cache
 
 __version__ = "0.1.0"
 

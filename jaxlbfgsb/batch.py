@@ -20,13 +20,13 @@ from scipy.optimize import Bounds
 
 from jaxlbfgsb.blocks import BatchProblem, solve_in_step, solve_in_turn
 from jaxlbfgsb.options import checked_maxcor, checked_options
-from jaxlbfgsb.progress import new_bar
+from jaxlbfgsb.program.recent import Recent
+from jaxlbfgsb.program.tracing import Returns
+from jaxlbfgsb.program.tracing import trace as traced
 from jaxlbfgsb.pytrees import checked_bounds, checked_x0, dtype_of
-from jaxlbfgsb.recent import Recent
-from jaxlbfgsb.recording import checked_trace
 from jaxlbfgsb.result import OptimizeResult
-from jaxlbfgsb.tracing import Returns
-from jaxlbfgsb.tracing import trace as traced
+from jaxlbfgsb.sight.progress import new_bar
+from jaxlbfgsb.sight.recording import checked_trace
 from jaxlbfgsb.types import PyTree
 
 CPU_BLOCK = 1024

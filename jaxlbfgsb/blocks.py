@@ -16,17 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxlbfgsb.box import Box
-from jaxlbfgsb.core import advance
-from jaxlbfgsb.implicit import Rule
+from jaxlbfgsb.derivatives.implicit import Rule
+from jaxlbfgsb.method.box import Box
+from jaxlbfgsb.method.core import advance
+from jaxlbfgsb.method.state import Options, Phase, State
+from jaxlbfgsb.program.tracing import Data, Program
 from jaxlbfgsb.pytrees import checked_bounds
-from jaxlbfgsb.recording import Recording, Trace, begun, recorded
 from jaxlbfgsb.result import OptimizeResult
+from jaxlbfgsb.sight.recording import Recording, Trace, begun, recorded
+from jaxlbfgsb.sight.watching import Watch
 from jaxlbfgsb.solve import begin, finish, objective, solve
-from jaxlbfgsb.state import Options, Phase, State
-from jaxlbfgsb.tracing import Data, Program
 from jaxlbfgsb.types import PyTree
-from jaxlbfgsb.watching import Watch
 
 COMPACTED = 4
 """Lanes go on by themselves when one in so many is left."""

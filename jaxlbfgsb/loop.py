@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlbfgsb.box import Box
-from jaxlbfgsb.core import advance_running
-from jaxlbfgsb.kernel import one_kernel
-from jaxlbfgsb.packing import Packed, Packing
-from jaxlbfgsb.recording import Trace, recorded
-from jaxlbfgsb.state import Event, Options, Phase, State
+from jaxlbfgsb.method.box import Box
+from jaxlbfgsb.method.core import advance_running
+from jaxlbfgsb.method.state import Event, Options, Phase, State
+from jaxlbfgsb.sight.recording import Trace, recorded
 from jaxlbfgsb.types import Boolean, Scalar, Vector
+from jaxlbfgsb.xla.kernel import one_kernel
+from jaxlbfgsb.xla.packing import Packed, Packing
 
 Objective = Callable[[Vector], tuple[Scalar, Vector]]
 

@@ -10,13 +10,14 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxlbfgsb.box import Box
-from jaxlbfgsb.callbacks import Callback
-from jaxlbfgsb.ending import halt
-from jaxlbfgsb.implicit import checked_rule
+from jaxlbfgsb.derivatives.implicit import checked_rule
 from jaxlbfgsb.loop import run
+from jaxlbfgsb.method.box import Box
+from jaxlbfgsb.method.ending import halt
+from jaxlbfgsb.method.state import Options, Phase, State
 from jaxlbfgsb.options import checked_maxcor, checked_options
-from jaxlbfgsb.progress import checked_progress
+from jaxlbfgsb.program.tracing import Data, Program, Returns
+from jaxlbfgsb.program.tracing import trace as traced
 from jaxlbfgsb.pytrees import (
     BoundLeaves,
     checked_bounds,
@@ -25,14 +26,13 @@ from jaxlbfgsb.pytrees import (
     is_traced,
     raveled,
 )
-from jaxlbfgsb.recording import Trace, begun, checked_trace
 from jaxlbfgsb.result import OptimizeResult
+from jaxlbfgsb.sight.callbacks import Callback
+from jaxlbfgsb.sight.progress import checked_progress
+from jaxlbfgsb.sight.recording import Trace, begun, checked_trace
+from jaxlbfgsb.sight.watching import Iterate, Observer, Watch, iterate_of
 from jaxlbfgsb.solve import begin, finish, objective, solve
-from jaxlbfgsb.state import Options, Phase, State
-from jaxlbfgsb.tracing import Data, Program, Returns
-from jaxlbfgsb.tracing import trace as traced
 from jaxlbfgsb.types import PyTree
-from jaxlbfgsb.watching import Iterate, Observer, Watch, iterate_of
 
 
 def minimize(

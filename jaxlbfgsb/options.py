@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlbfgsb.method.state import Options
 from jaxlbfgsb.pytrees import is_traced
-from jaxlbfgsb.state import Options
 
 _LARGEST_LIMIT = np.iinfo(np.int32).max
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from jaxlbfgsb.precision import precision_of
 from jaxlbfgsb.pytrees import dtype_of, entry_names, raveled, raveled_sides
-from jaxlbfgsb.recording import Trace
 from jaxlbfgsb.result import OptimizeResult
+from jaxlbfgsb.sight.recording import Trace
 from jaxlbfgsb.types import PyTree
 
 __all__ = ["batch", "convergence", "path", "profile"]

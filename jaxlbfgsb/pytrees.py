@@ -15,7 +15,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from scipy.optimize import Bounds
 
-from jaxlbfgsb.box import Box
+from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.types import PyTree, Vector
 
 BoundLeaves = list[Any]

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlbfgsb.box import Box, active_bounds
-from jaxlbfgsb.covariance import inverse_by_pairs, inverse_of_hessian
-from jaxlbfgsb.ending import status_of
-from jaxlbfgsb.inverse import InverseHessian
+from jaxlbfgsb.derivatives.covariance import inverse_by_pairs, inverse_of_hessian
+from jaxlbfgsb.method.box import Box, active_bounds
+from jaxlbfgsb.method.ending import status_of
+from jaxlbfgsb.method.inverse import InverseHessian
+from jaxlbfgsb.method.state import Options, State
 from jaxlbfgsb.precision import precision_of
 from jaxlbfgsb.pytrees import dtype_of, raveled
-from jaxlbfgsb.recording import Trace
-from jaxlbfgsb.state import Options, State
+from jaxlbfgsb.sight.recording import Trace
 from jaxlbfgsb.status import TABLE, Reason
 from jaxlbfgsb.types import PyTree, Vector
 

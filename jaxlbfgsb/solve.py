@@ -10,20 +10,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlbfgsb.box import Box
-from jaxlbfgsb.implicit import Problem, Rule, differentiable
-from jaxlbfgsb.kernel import one_kernel, whole_step_is_one_kernel
-from jaxlbfgsb.lanes import lane_by_lane
+from jaxlbfgsb.derivatives.implicit import Problem, Rule, differentiable
 from jaxlbfgsb.loop import Objective, run, run_by_kernels
+from jaxlbfgsb.method.box import Box
+from jaxlbfgsb.method.state import Options, State, init, refuse_invalid, start_again
 from jaxlbfgsb.options import strict_options
+from jaxlbfgsb.program.tracing import Data, Program
 from jaxlbfgsb.pytrees import BoundLeaves, raveled, raveled_box
-from jaxlbfgsb.recording import Trace, begun, finished
 from jaxlbfgsb.result import OptimizeResult, result_of
-from jaxlbfgsb.state import Options, State, init, refuse_invalid, start_again
-from jaxlbfgsb.tracing import Data, Program
+from jaxlbfgsb.sight.recording import Trace, begun, finished
+from jaxlbfgsb.sight.watching import Watch, one_lane, telling
 from jaxlbfgsb.types import PyTree, Scalar, Vector
-from jaxlbfgsb.varying import vary_over, varying_axes
-from jaxlbfgsb.watching import Watch, one_lane, telling
+from jaxlbfgsb.xla.kernel import one_kernel, whole_step_is_one_kernel
+from jaxlbfgsb.xla.lanes import lane_by_lane
+from jaxlbfgsb.xla.varying import vary_over, varying_axes
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))

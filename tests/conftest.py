@@ -16,23 +16,8 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)  # every dtype in the tests is explicit
 # Before the package is first imported. The front doors check what users give by themselves.
-CHECKED = (
-    "box",
-    "cauchy",
-    "core",
-    "direction",
-    "ending",
-    "inverse",
-    "line_search",
-    "loop",
-    "memory",
-    "model",
-    "small",
-    "state",
-    "stopping",
-    "subspace",
-)
-install_import_hook([f"jaxlbfgsb.{name}" for name in CHECKED], "beartype.beartype")
+CHECKED = ["jaxlbfgsb.method", "jaxlbfgsb.xla.small", "jaxlbfgsb.loop"]
+install_import_hook(CHECKED, "beartype.beartype")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlbfgsb import memory, model
+from jaxlbfgsb.method import memory, model
 
 update = jax.jit(memory.update)
 forget = jax.jit(memory.forget)

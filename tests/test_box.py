@@ -6,8 +6,8 @@ import numpy as np
 import oracles
 import pytest
 
-from jaxlbfgsb import box as boxes
-from jaxlbfgsb.box import Box
+from jaxlbfgsb.method import box as boxes
+from jaxlbfgsb.method.box import Box
 
 EVERYTHING = Box(None, None)
 

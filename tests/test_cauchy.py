@@ -7,9 +7,9 @@ import numpy as np
 import oracles
 import pytest
 
-from jaxlbfgsb.box import Box
-from jaxlbfgsb.cauchy import CHUNK, WALKED, generalized_cauchy_point
-from jaxlbfgsb.kernel import FEW_VARIABLES
+from jaxlbfgsb.method.box import Box
+from jaxlbfgsb.method.cauchy import CHUNK, WALKED, generalized_cauchy_point
+from jaxlbfgsb.xla.kernel import FEW_VARIABLES
 
 find = jax.jit(generalized_cauchy_point)
 find_all = jax.jit(jax.vmap(generalized_cauchy_point))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlbfgsb.chunks import prefix_sums, soonest
+from jaxlbfgsb.method.chunks import prefix_sums, soonest
 
 find = jax.jit(soonest, static_argnums=4)
 

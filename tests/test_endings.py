@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from jaxlbfgsb import AskTell, Reason, fmin_l_bfgs_b, minimize
-from jaxlbfgsb.box import Box
-from jaxlbfgsb.core import advance
+from jaxlbfgsb.method.box import Box
+from jaxlbfgsb.method.core import advance
+from jaxlbfgsb.method.state import Phase, init
 from jaxlbfgsb.options import checked_options, strict_options
-from jaxlbfgsb.state import Phase, init
 from jaxlbfgsb.status import TABLE
 
 both_dtypes = pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["f64", "f32"])

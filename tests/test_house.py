@@ -15,29 +15,51 @@ from jaxlbfgsb.status import TABLE, Reason, scipy_statuses
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxlbfgsb"
-ORDER = (  # from the ground up
-    "types varying status packing kernel small chunks box memory reduced model inverse cauchy "
-    "subspace direction line_search stopping state ending core recording loop lanes "
-    "precision pytrees options forward_only linear_solve covariance result recent closures jaxprs "
-    "tracing implicit callbacks progress watching solve minimize blocks batch multistart asktell "
-    "host checks foreign scipy_bounds scipy_api jaxopt_options jaxopt_steps jaxopt_api optax_api "
-    "plot"
-).split()
+ORDER = """
+types status
+xla.varying xla.packing xla.kernel xla.small xla.lanes
+method.chunks method.box method.memory method.reduced method.model method.inverse method.cauchy
+method.subspace method.direction method.line_search method.stopping method.state method.ending
+method.core
+sight.recording
+loop precision pytrees options
+derivatives.forward_only derivatives.linear_solve derivatives.covariance
+result
+program.recent program.closures program.jaxprs program.tracing
+derivatives.implicit
+sight.callbacks sight.progress sight.watching
+solve minimize blocks batch multistart
+faces.asktell faces.host faces.checks faces.foreign faces.scipy_bounds faces.scipy_api
+faces.jaxopt_options faces.jaxopt_steps faces.jaxopt_api faces.optax_api
+plot
+""".split()  # from the ground up
+
+
+def tree_of(module):
+    return ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text())
 
 
 def imports_of(module):
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            parts = node.module.split(".")
-            if parts[0] == "jaxlbfgsb":
-                yield from parts[1:2] or [alias.name for alias in node.names]
+    """What it imports of this package, as dotted names; a name of a module is not a module."""
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxlbfgsb"):
+            inside = node.module.removeprefix("jaxlbfgsb").removeprefix(".")
+            if inside in ORDER:
+                yield inside
+            else:  # modules of a package
+                yield from (f"{inside}.{alias.name}".strip(".") for alias in node.names)
         elif isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("jaxlbfgsb."))
+            yield from (
+                a.name.removeprefix("jaxlbfgsb.")
+                for a in node.names
+                if a.name.startswith("jaxlbfgsb")
+            )
 
 
 def test_every_module_has_its_place():
-    assert sorted(ORDER) == sorted(m.name for m in pkgutil.iter_modules([str(PACKAGE)]))
+    found = pkgutil.walk_packages([str(PACKAGE)], prefix="jaxlbfgsb.")
+    modules = [m.name.removeprefix("jaxlbfgsb.") for m in found if not m.ispkg]
+    assert sorted(ORDER) == sorted(modules)
 
 
 @pytest.mark.parametrize("module", ORDER)
@@ -50,7 +72,7 @@ def test_only_run_time_packages_are_imported():
     allowed = set("jax numpy scipy optax jaxlbfgsb jaxtyping tqdm pandas matplotlib".split())
     allowed |= sys.stdlib_module_names
     for module in ORDER:
-        for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        for node in ast.walk(tree_of(module)):
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
@@ -87,18 +109,18 @@ def test_the_version_has_one_source():
 @pytest.mark.parametrize(
     "module",
     [
-        "asktell",
+        "faces.asktell",
         "batch",
-        "checks",
-        "forward_only",
-        "inverse",
-        "jaxopt_api",
-        "jaxopt_steps",
+        "faces.checks",
+        "derivatives.forward_only",
+        "method.inverse",
+        "faces.jaxopt_api",
+        "faces.jaxopt_steps",
         "minimize",
         "multistart",
-        "recording",
+        "sight.recording",
         "result",
-        "scipy_api",
+        "faces.scipy_api",
     ],
 )
 def test_examples_in_docstrings(module):

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxlbfgsb import minimize
-from jaxlbfgsb.linear_solve import conjugate_residuals, solve_symmetric, tolerance
+from jaxlbfgsb.derivatives.linear_solve import conjugate_residuals, solve_symmetric, tolerance
 
 A = np.array([[3.0, 1.0], [1.0, 2.0]])
 P = np.array([1.0, 5.0])

@@ -8,8 +8,8 @@ from jax import lax
 from jax.scipy import special
 
 from jaxlbfgsb import minimize
-from jaxlbfgsb.kernel import LARGEST_ARRAY, fits_one_kernel, one_kernel
-from jaxlbfgsb.packing import Packing
+from jaxlbfgsb.xla.kernel import LARGEST_ARRAY, fits_one_kernel, one_kernel
+from jaxlbfgsb.xla.packing import Packing
 
 X = jnp.linspace(0.1, 0.9, 24)
 A = jnp.sin(jnp.arange(24.0 * 24).reshape(24, 24))

@@ -9,7 +9,7 @@ import oracles
 import pytest
 from scipy.optimize._dcsrch import DCSRCH
 
-from jaxlbfgsb import line_search
+from jaxlbfgsb.method import line_search
 
 MU = line_search.SUFFICIENT_DECREASE
 ETA = line_search.CURVATURE

@@ -7,7 +7,7 @@ import numpy as np
 import oracles
 import pytest
 
-from jaxlbfgsb import memory
+from jaxlbfgsb.method import memory
 
 N = 12
 

@@ -15,7 +15,7 @@ from scipy.optimize import Bounds
 
 import jaxlbfgsb
 from jaxlbfgsb import OptimizeResult, Reason, minimize
-from jaxlbfgsb.closures import fingerprint
+from jaxlbfgsb.program.closures import fingerprint
 
 
 def rosenbrock(x):

@@ -7,7 +7,7 @@ import numpy as np
 import oracles
 import pytest
 
-from jaxlbfgsb import reduced
+from jaxlbfgsb.method import reduced
 
 N = 12
 CAPACITIES = [1, 2, 3, 4, 5, 10]

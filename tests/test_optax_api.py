@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxlbfgsb import AskTell, Reason, lbfgsb, minimize
-from jaxlbfgsb.optax_api import _step_to
+from jaxlbfgsb.faces.optax_api import _step_to
 
 X0 = np.array([-1.2, 1.0, -0.5, 0.3])
 BOX = (np.full(4, -2.0), np.array([0.5, 2.0, 0.8, 2.0]))

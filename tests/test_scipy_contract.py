@@ -389,7 +389,7 @@ def test_side_effects_of_a_host_function_are_counted_exactly():
 
 def test_the_options_and_their_defaults_are_those_of_scipy():
     theirs = inspect.signature(scipy.optimize._lbfgsb_py._minimize_lbfgsb).parameters
-    from jaxlbfgsb.scipy_api import _Options
+    from jaxlbfgsb.faces.scipy_api import _Options
 
     no_options = {"fun", "x0", "args", "jac", "bounds", "callback", "disp", "iprint"}
     expected = {

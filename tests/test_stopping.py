@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlbfgsb import stopping
+from jaxlbfgsb.method import stopping
 
 
 def small(earlier, value, ftol, dtype):

@@ -7,10 +7,10 @@ import numpy as np
 import oracles
 import pytest
 
-from jaxlbfgsb import subspace
-from jaxlbfgsb.box import Box
-from jaxlbfgsb.cauchy import CauchyPoint, generalized_cauchy_point
-from jaxlbfgsb.kernel import FEW_VARIABLES
+from jaxlbfgsb.method import subspace
+from jaxlbfgsb.method.box import Box
+from jaxlbfgsb.method.cauchy import CauchyPoint, generalized_cauchy_point
+from jaxlbfgsb.xla.kernel import FEW_VARIABLES
 
 N = 9
 minimize = jax.jit(subspace.subspace_minimizer)

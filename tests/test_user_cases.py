@@ -14,10 +14,11 @@ import scipy.optimize
 from cases import MORE_CASES, USER_CASES, rosen
 from scipy.special import expit
 
-from jaxlbfgsb import AskTell, Reason, core, fmin_l_bfgs_b, minimize
-from jaxlbfgsb import model as model_of
-from jaxlbfgsb import state as run_state
-from jaxlbfgsb.box import Box
+from jaxlbfgsb import AskTell, Reason, fmin_l_bfgs_b, minimize
+from jaxlbfgsb.method import core
+from jaxlbfgsb.method import model as model_of
+from jaxlbfgsb.method import state as run_state
+from jaxlbfgsb.method.box import Box
 
 DTYPES = [np.float64, np.float32]
 TOLERANCE = {np.float64: 1e-6, np.float32: 1e-4}

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from jaxlbfgsb.asktell import AskTell
-from jaxlbfgsb.callbacks import Callback, wants_to_stop
+from jaxlbfgsb.faces.asktell import AskTell
+from jaxlbfgsb.sight.callbacks import Callback, wants_to_stop
 
 HostFunction: TypeAlias = Callable[[np.ndarray], tuple[float, np.ndarray, int]]
 """From a point to the value, the gradient and the evaluations that they cost."""

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlbfgsb.closures import fingerprint
-from jaxlbfgsb.host import Differences
-from jaxlbfgsb.recent import Recent
+from jaxlbfgsb.faces.host import Differences
+from jaxlbfgsb.program.closures import fingerprint
+from jaxlbfgsb.program.recent import Recent
 
 NOT_SCALAR = "The user-provided objective function must return a scalar value."
 

@@ -8,10 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlbfgsb.box import projected_gradient
-from jaxlbfgsb.implicit import Rule
-from jaxlbfgsb.jaxopt_options import check_others, checked_jaxopt_rule
-from jaxlbfgsb.jaxopt_steps import (
+from jaxlbfgsb.derivatives.implicit import Rule
+from jaxlbfgsb.faces.jaxopt_options import check_others, checked_jaxopt_rule
+from jaxlbfgsb.faces.jaxopt_steps import (
     NO_LIMIT,
     Call,
     LBFGSBState,
@@ -21,7 +20,10 @@ from jaxlbfgsb.jaxopt_steps import (
     run_to_the_end,
     start,
 )
+from jaxlbfgsb.method.box import projected_gradient
+from jaxlbfgsb.method.state import Options, Phase, State
 from jaxlbfgsb.options import checked_maxcor, checked_options
+from jaxlbfgsb.program.tracing import Program, Returns, trace
 from jaxlbfgsb.pytrees import (
     checked_bounds,
     checked_x0,
@@ -30,8 +32,6 @@ from jaxlbfgsb.pytrees import (
     raveled,
     raveled_box,
 )
-from jaxlbfgsb.state import Options, Phase, State
-from jaxlbfgsb.tracing import Program, Returns, trace
 from jaxlbfgsb.types import PyTree
 
 

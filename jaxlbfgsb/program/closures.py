@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
-from jaxlbfgsb.recent import Recent
+from jaxlbfgsb.program.recent import Recent
 
 BUDGET = 2000
 """Values visited before a function counts as one that can't be seen through."""
@@ -42,7 +42,9 @@ REMEMBERED = 64
 
 _INSTALLED = (
     *{sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")},
-    os.path.dirname(__file__),  # this package, wherever it lies: a function may call a solver
+    os.path.dirname(
+        os.path.dirname(__file__)
+    ),  # this package, wherever it lies: a function may call a solver
 )
 _PLAIN = (type(None), bool, int, str, bytes, type(Ellipsis))
 _BY_IDENTITY = (type, types.CodeType, types.ModuleType, jax.Array, np.ufunc, np.dtype)

@@ -31,8 +31,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxlbfgsb import line_search, memory
-from jaxlbfgsb.box import (
+from jaxlbfgsb.method import line_search, memory
+from jaxlbfgsb.method.box import (
     LARGEST_STEP,
     Box,
     infinity_norm,
@@ -42,15 +42,15 @@ from jaxlbfgsb.box import (
     point_on_line,
     projected_gradient,
 )
-from jaxlbfgsb.direction import new_direction
-from jaxlbfgsb.ending import is_doubtful, noise_reason, why_search_failed, why_stop
-from jaxlbfgsb.kernel import part_kernel
-from jaxlbfgsb.line_search import LineSearch
-from jaxlbfgsb.memory import Memory
-from jaxlbfgsb.state import Event, Options, Phase, State
+from jaxlbfgsb.method.direction import new_direction
+from jaxlbfgsb.method.ending import is_doubtful, noise_reason, why_search_failed, why_stop
+from jaxlbfgsb.method.line_search import LineSearch
+from jaxlbfgsb.method.memory import Memory
+from jaxlbfgsb.method.state import Event, Options, Phase, State
+from jaxlbfgsb.method.stopping import NOISE, value_noise
 from jaxlbfgsb.status import Reason
-from jaxlbfgsb.stopping import NOISE, value_noise
 from jaxlbfgsb.types import Boolean, Integer, PyTree, Scalar, Vector
+from jaxlbfgsb.xla.kernel import part_kernel
 
 
 def advance(

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlbfgsb.box import Box, project
-from jaxlbfgsb.core import advance, pick
-from jaxlbfgsb.kernel import one_kernel, whole_step_is_one_kernel
-from jaxlbfgsb.lanes import lane_by_lane
+from jaxlbfgsb.method.box import Box, project
+from jaxlbfgsb.method.core import advance, pick
+from jaxlbfgsb.method.state import Options, Phase, State
 from jaxlbfgsb.options import checked_maxcor, checked_options, strict_options
+from jaxlbfgsb.program.tracing import Data
 from jaxlbfgsb.pytrees import (
     BoundLeaves,
     checked_bounds,
@@ -27,9 +27,9 @@ from jaxlbfgsb.pytrees import (
     raveled_box,
 )
 from jaxlbfgsb.solve import begin
-from jaxlbfgsb.state import Options, Phase, State
-from jaxlbfgsb.tracing import Data
 from jaxlbfgsb.types import PyTree
+from jaxlbfgsb.xla.kernel import one_kernel, whole_step_is_one_kernel
+from jaxlbfgsb.xla.lanes import lane_by_lane
 
 if TYPE_CHECKING:
     import optax

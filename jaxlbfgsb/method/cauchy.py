@@ -23,12 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxlbfgsb.box import Box, breakpoints, is_held, project
-from jaxlbfgsb.chunks import prefix_sums, soonest
-from jaxlbfgsb.kernel import FEW_VARIABLES
-from jaxlbfgsb.memory import dot
-from jaxlbfgsb.model import Model
+from jaxlbfgsb.method.box import Box, breakpoints, is_held, project
+from jaxlbfgsb.method.chunks import prefix_sums, soonest
+from jaxlbfgsb.method.memory import dot
+from jaxlbfgsb.method.model import Model
 from jaxlbfgsb.types import Coefficients, Integer, Mask, Scalar, Vector
+from jaxlbfgsb.xla.kernel import FEW_VARIABLES
 
 WALKED = 3
 """Breakpoints crossed one at a time before chunks are, in many variables."""

@@ -28,7 +28,7 @@ import numpy as np
 from jax import lax
 
 from jaxlbfgsb.types import Mask, Scalar, Vector
-from jaxlbfgsb.varying import vary_over, varying_axes
+from jaxlbfgsb.xla.varying import vary_over, varying_axes
 
 DENSE = 256
 """The largest n that 'auto' solves densely."""

@@ -16,15 +16,15 @@ import numpy as np
 from scipy.optimize import LbfgsInvHessProduct, OptimizeWarning
 from scipy.optimize import OptimizeResult as ScipyResult
 
-from jaxlbfgsb.asktell import AskTell
-from jaxlbfgsb.callbacks import Callback, NumpyCallback
-from jaxlbfgsb.foreign import CannotTrace, DifferenceOptions, Foreign, traceable
-from jaxlbfgsb.host import run_on_host
-from jaxlbfgsb.inverse import InverseHessian
+from jaxlbfgsb.faces.asktell import AskTell
+from jaxlbfgsb.faces.foreign import CannotTrace, DifferenceOptions, Foreign, traceable
+from jaxlbfgsb.faces.host import run_on_host
+from jaxlbfgsb.faces.scipy_bounds import as_lower_upper
+from jaxlbfgsb.method.inverse import InverseHessian
 from jaxlbfgsb.minimize import minimize
 from jaxlbfgsb.precision import precision_of
 from jaxlbfgsb.result import OptimizeResult
-from jaxlbfgsb.scipy_bounds import as_lower_upper
+from jaxlbfgsb.sight.callbacks import Callback, NumpyCallback
 from jaxlbfgsb.status import TABLE, Reason
 
 EPS = float(np.finfo(np.float64).eps)

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlbfgsb.box import Box, active_bounds
-from jaxlbfgsb.state import Event, Phase, State
+from jaxlbfgsb.method.box import Box, active_bounds
+from jaxlbfgsb.method.state import Event, Phase, State
 from jaxlbfgsb.types import Integer, PyTree, Vector
-from jaxlbfgsb.varying import vary_over, varying_axes
+from jaxlbfgsb.xla.varying import vary_over, varying_axes
 
 
 class Recording(NamedTuple):

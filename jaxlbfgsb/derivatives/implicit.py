@@ -50,12 +50,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from jaxlbfgsb.box import Box, project
-from jaxlbfgsb.forward_only import forward_only
-from jaxlbfgsb.linear_solve import solve_symmetric
+from jaxlbfgsb.derivatives.forward_only import forward_only
+from jaxlbfgsb.derivatives.linear_solve import solve_symmetric
+from jaxlbfgsb.method.box import Box, project
 from jaxlbfgsb.pytrees import BoundLeaves, raveled, raveled_box
 from jaxlbfgsb.types import Mask, PyTree, Vector
-from jaxlbfgsb.varying import vary_over, varying_axes
+from jaxlbfgsb.xla.varying import vary_over, varying_axes
 
 Result = TypeVar("Result")
 Evaluate = Callable[[PyTree, PyTree], tuple[Any, PyTree, PyTree]]

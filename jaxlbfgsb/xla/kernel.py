@@ -22,7 +22,7 @@ from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from jaxlbfgsb.packing import Packed, Packing
+from jaxlbfgsb.xla.packing import Packed, Packing
 
 _Out = TypeVar("_Out")
 

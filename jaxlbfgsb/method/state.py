@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jaxlbfgsb import line_search, memory
-from jaxlbfgsb.box import Box, is_nonempty, project
-from jaxlbfgsb.line_search import LineSearch
-from jaxlbfgsb.memory import Memory
+from jaxlbfgsb.method import line_search, memory
+from jaxlbfgsb.method.box import Box, is_nonempty, project
+from jaxlbfgsb.method.line_search import LineSearch
+from jaxlbfgsb.method.memory import Memory
 from jaxlbfgsb.status import Reason
 from jaxlbfgsb.types import Boolean, Integer, Scalar, Vector
 

@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxlbfgsb.box import Box, infinity_norm, is_constrained, project
-from jaxlbfgsb.cauchy import generalized_cauchy_point
-from jaxlbfgsb.inverse import inverse_times
-from jaxlbfgsb.kernel import part_kernel
-from jaxlbfgsb.memory import Memory, dot
-from jaxlbfgsb.model import model
-from jaxlbfgsb.subspace import subspace_minimizer
+from jaxlbfgsb.method.box import Box, infinity_norm, is_constrained, project
+from jaxlbfgsb.method.cauchy import generalized_cauchy_point
+from jaxlbfgsb.method.inverse import inverse_times
+from jaxlbfgsb.method.memory import Memory, dot
+from jaxlbfgsb.method.model import model
+from jaxlbfgsb.method.subspace import subspace_minimizer
 from jaxlbfgsb.types import Boolean, Vector
+from jaxlbfgsb.xla.kernel import part_kernel
 
 
 def new_direction(x: Vector, g: Vector, box: Box, pairs: Memory) -> tuple[Vector, Boolean]:

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxlbfgsb import small
-from jaxlbfgsb.kernel import small_kernel
-from jaxlbfgsb.memory import Memory, ages, dot, pair_at
+from jaxlbfgsb.method.memory import Memory, ages, dot, pair_at
 from jaxlbfgsb.types import Ages, Coefficients, Integer, MiddleMatrix, Scalar, Vector
+from jaxlbfgsb.xla import small
+from jaxlbfgsb.xla.kernel import small_kernel
 
 
 def inverse_times(memory: Memory, v: Vector) -> Vector:

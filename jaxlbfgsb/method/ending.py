@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from jaxlbfgsb.line_search import LineSearch
-from jaxlbfgsb.state import Options, Phase, State
+from jaxlbfgsb.method.line_search import LineSearch
+from jaxlbfgsb.method.state import Options, Phase, State
+from jaxlbfgsb.method.stopping import (
+    gradient_noise,
+    observed_noise,
+    reduction_is_small,
+    value_noise,
+)
 from jaxlbfgsb.status import Reason, scipy_statuses
-from jaxlbfgsb.stopping import gradient_noise, observed_noise, reduction_is_small, value_noise
 from jaxlbfgsb.types import Boolean, Integer, Scalar
 
 CAPPED_LIMIT = 3

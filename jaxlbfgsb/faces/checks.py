@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlbfgsb.host import Differences
+from jaxlbfgsb.faces.host import Differences
 from jaxlbfgsb.precision import precision_of
 from jaxlbfgsb.pytrees import checked_x0, entry_names, raveled, raveled_sides
 from jaxlbfgsb.types import PyTree

@@ -10,17 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlbfgsb.box import Box
-from jaxlbfgsb.core import advance
-from jaxlbfgsb.ending import halt
-from jaxlbfgsb.kernel import one_kernel, whole_step_is_one_kernel
+from jaxlbfgsb.method.box import Box
+from jaxlbfgsb.method.core import advance
+from jaxlbfgsb.method.ending import halt
+from jaxlbfgsb.method.state import Event, Options, Phase, State, init
 from jaxlbfgsb.options import checked_maxcor, checked_options, strict_options
-from jaxlbfgsb.packing import Packed, Packing
 from jaxlbfgsb.precision import precision_of
 from jaxlbfgsb.pytrees import checked_bounds, checked_x0, raveled_box
 from jaxlbfgsb.result import OptimizeResult, result_of
-from jaxlbfgsb.state import Event, Options, Phase, State, init
 from jaxlbfgsb.status import TABLE, Reason
+from jaxlbfgsb.xla.kernel import one_kernel, whole_step_is_one_kernel
+from jaxlbfgsb.xla.packing import Packed, Packing
 
 
 @functools.cache

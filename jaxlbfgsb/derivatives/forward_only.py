@@ -36,7 +36,7 @@ def forward_only(tree: Tree, message: str) -> Tree:
     Examples
     --------
     >>> import jax
-    >>> from jaxlbfgsb.forward_only import forward_only
+    >>> from jaxlbfgsb.derivatives.forward_only import forward_only
     >>> jax.jvp(lambda x: forward_only(x * 2, "no"), (1.0,), (1.0,))[1].item()
     2.0
     """

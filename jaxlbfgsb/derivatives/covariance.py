@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlbfgsb.inverse import InverseHessian
-from jaxlbfgsb.linear_solve import inverse_on
+from jaxlbfgsb.derivatives.linear_solve import inverse_on
+from jaxlbfgsb.method.inverse import InverseHessian
 from jaxlbfgsb.types import Mask, Vector
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxlbfgsb.implicit import Rule, checked_rule
+from jaxlbfgsb.derivatives.implicit import Rule, checked_rule
 
 
 def checked_jaxopt_rule(implicit_diff: Any, implicit_diff_solve: Any) -> Rule:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from jaxlbfgsb.box import Box, project
-from jaxlbfgsb.cauchy import CauchyPoint
-from jaxlbfgsb.kernel import FEW_VARIABLES
-from jaxlbfgsb.memory import dot
-from jaxlbfgsb.model import Compact, Model
+from jaxlbfgsb.method.box import Box, project
+from jaxlbfgsb.method.cauchy import CauchyPoint
+from jaxlbfgsb.method.memory import dot
+from jaxlbfgsb.method.model import Compact, Model
 from jaxlbfgsb.types import Vector
+from jaxlbfgsb.xla.kernel import FEW_VARIABLES
 
 LEAST_SLOPE = 1e-3
 """The projected step must descend at least this fraction as fast as the Cauchy step.

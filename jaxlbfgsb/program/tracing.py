@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
-from jaxlbfgsb import closures
-from jaxlbfgsb.closures import fingerprint
-from jaxlbfgsb.jaxprs import structure
-from jaxlbfgsb.kernel import fits_one_kernel
-from jaxlbfgsb.recent import Recent
+from jaxlbfgsb.program import closures
+from jaxlbfgsb.program.closures import fingerprint
+from jaxlbfgsb.program.jaxprs import structure
+from jaxlbfgsb.program.recent import Recent
 from jaxlbfgsb.types import PyTree
-from jaxlbfgsb.varying import vary_over, varying_axes
+from jaxlbfgsb.xla.kernel import fits_one_kernel
+from jaxlbfgsb.xla.varying import vary_over, varying_axes
 
 CACHED = 64
 """Functions whose trace is remembered."""

@@ -24,10 +24,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlbfgsb import small
-from jaxlbfgsb.kernel import small_kernel
-from jaxlbfgsb.memory import Memory, dot, pair_at
-from jaxlbfgsb.reduced import (
+from jaxlbfgsb.method.memory import Memory, dot, pair_at
+from jaxlbfgsb.method.reduced import (
     order,
     products_by_side,
     restricted_products,
@@ -43,6 +41,8 @@ from jaxlbfgsb.types import (
     SquareMatrix,
     Vector,
 )
+from jaxlbfgsb.xla import small
+from jaxlbfgsb.xla.kernel import small_kernel
 
 
 class Dense(NamedTuple):

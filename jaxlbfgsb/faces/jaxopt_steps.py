@@ -9,20 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlbfgsb.box import Box, project
-from jaxlbfgsb.core import advance, pick
-from jaxlbfgsb.ending import status_of
-from jaxlbfgsb.implicit import Rule
-from jaxlbfgsb.inverse import InverseHessian
+from jaxlbfgsb.derivatives.implicit import Rule
 from jaxlbfgsb.loop import run
+from jaxlbfgsb.method.box import Box, project
+from jaxlbfgsb.method.core import advance, pick
+from jaxlbfgsb.method.ending import status_of
+from jaxlbfgsb.method.inverse import InverseHessian
+from jaxlbfgsb.method.state import Options, Phase, State, start_again
 from jaxlbfgsb.options import strict_options
+from jaxlbfgsb.program.tracing import Data, Program
 from jaxlbfgsb.pytrees import BoundLeaves, raveled, raveled_box
+from jaxlbfgsb.sight.watching import UNWATCHED
 from jaxlbfgsb.solve import begin, objective, solve
-from jaxlbfgsb.state import Options, Phase, State, start_again
 from jaxlbfgsb.status import Reason
-from jaxlbfgsb.tracing import Data, Program
 from jaxlbfgsb.types import PyTree, Vector
-from jaxlbfgsb.watching import UNWATCHED
 
 NO_LIMIT = np.iinfo(np.int32).max
 

@@ -18,12 +18,12 @@ from jax.experimental import io_callback
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxlbfgsb.box import Box
-from jaxlbfgsb.callbacks import Callback, wants_to_stop
-from jaxlbfgsb.ending import halt
-from jaxlbfgsb.progress import RunBar
-from jaxlbfgsb.recording import Recording, active_count
-from jaxlbfgsb.state import Event, Phase, State
+from jaxlbfgsb.method.box import Box
+from jaxlbfgsb.method.ending import halt
+from jaxlbfgsb.method.state import Event, Phase, State
+from jaxlbfgsb.sight.callbacks import Callback, wants_to_stop
+from jaxlbfgsb.sight.progress import RunBar
+from jaxlbfgsb.sight.recording import Recording, active_count
 from jaxlbfgsb.types import Boolean, PyTree, Vector
 
 

@@ -1,0 +1,1 @@
+"""Derivatives of a solution, whatever solver found it."""

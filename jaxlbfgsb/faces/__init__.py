@@ -1,0 +1,1 @@
+"""Faces for other manners and other ecosystems: ask and tell, SciPy, jaxopt, optax."""

@@ -1,0 +1,1 @@
+"""The paper: one module for each part of the method, on raveled vectors alone."""
