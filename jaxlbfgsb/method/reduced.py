@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlbfgsb import small
-from jaxlbfgsb.chunks import positions
-from jaxlbfgsb.kernel import FEW_VARIABLES
-from jaxlbfgsb.memory import Memory, ages, dot
+from jaxlbfgsb.method.chunks import positions
+from jaxlbfgsb.method.memory import Memory, ages, dot
 from jaxlbfgsb.types import Boolean, Coefficients, Integer, Mask, MiddleMatrix, PairRows, Scalar
+from jaxlbfgsb.xla import small
+from jaxlbfgsb.xla.kernel import FEW_VARIABLES
 
 BLOCK = 2048
 """Variables at a time in the densest pass: so many stay in a cache."""
