@@ -14,7 +14,7 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for `benchmarks`
 
-from benchmarks import fidelity  # noqa: E402
+from benchmarks import fidelity, noise  # noqa: E402
 from benchmarks.problems import load  # noqa: E402
 
 # Runs that end before rounding has grown to anything, by number of variables (each number is
@@ -100,3 +100,13 @@ def test_split_is_the_first_point_that_differs():
 )
 def test_no_worse(ours, theirs, holds):
     assert fidelity.no_worse(ours, theirs) is holds
+
+
+def test_noise_changes_the_last_place_and_no_short_run():
+    x = np.array([1.5, -0.5])
+    gradient = np.array([3.0, 0.7])
+    changed = [noise.noisy(lambda _: (2.0, gradient), seed)(x) for seed in range(12)]
+    values, gradients = zip(*changed, strict=True)
+    assert set(values) == {2 - 2 * noise.EPS, 2.0, 2 + 2 * noise.EPS}
+    assert 0 < np.max(np.abs(np.array(gradients) / gradient - 1)) <= 1.5 * noise.EPS
+    assert noise.against_itself("HS4", 3)["f worse"] == 0
