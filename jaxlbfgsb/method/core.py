@@ -42,7 +42,7 @@ from jaxlbfgsb.method.box import (
     point_on_line,
     projected_gradient,
 )
-from jaxlbfgsb.method.direction import new_direction
+from jaxlbfgsb.method.direction import Direction, new_direction
 from jaxlbfgsb.method.ending import is_doubtful, noise_reason, why_search_failed, why_stop
 from jaxlbfgsb.method.line_search import LineSearch
 from jaxlbfgsb.method.memory import Memory
@@ -93,12 +93,12 @@ def advance_running(
         state, value, gradient, box, options, jnp.asarray(evaluations)
     )
     moved = taken.moved
-    xhat, forgets = lax.cond(
+    direction = lax.cond(
         taken.turns,
-        lambda: new_direction(moved.x, moved.gradient, box, moved.memory),
-        lambda: (state.xhat, jnp.zeros_like(taken.turns)),
+        lambda: new_direction(moved.x, moved.gradient, box, moved.memory, moved.sides),
+        lambda: Direction(state.xhat, jnp.zeros_like(taken.turns), state.sides),
     )
-    return part_kernel(_turn, *shape)(taken, xhat, forgets, box)
+    return part_kernel(_turn, *shape)(taken, direction, box)
 
 
 class _Taken(NamedTuple):
@@ -148,9 +148,10 @@ def _take(
     return _Taken(moved, turns, verdict.next_trial)
 
 
-def _turn(taken: _Taken, xhat: Vector, forgets: Boolean, box: Box) -> State:
+def _turn(taken: _Taken, direction: Direction, box: Box) -> State:
     """Search towards xhat where a new direction was wanted; the end of the call."""
     moved, turns, next_trial = taken
+    xhat, forgets, sides = direction
     opened, first_trial = _open_search(moved, xhat, box)
     stuck = turns & (~(opened.initial_slope < 0) | jnp.all(first_trial == moved.x))
     stuck_reason = jnp.where(
@@ -165,6 +166,7 @@ def _turn(taken: _Taken, xhat: Vector, forgets: Boolean, box: Box) -> State:
     return moved._replace(
         trial=jnp.where(turns, first_trial, next_trial),
         xhat=xhat,
+        sides=sides,
         memory=_forget_where(forgets, moved.memory),
         search=pick(turns, opened, moved.search),
         good_step=jnp.where(turns, 0, moved.good_step),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -11,13 +13,22 @@ from jaxlbfgsb.method.cauchy import generalized_cauchy_point
 from jaxlbfgsb.method.inverse import inverse_times
 from jaxlbfgsb.method.memory import Memory, dot
 from jaxlbfgsb.method.model import model
+from jaxlbfgsb.method.reduced import Sides, sides_of
 from jaxlbfgsb.method.subspace import subspace_minimizer
 from jaxlbfgsb.types import Boolean, Vector
 from jaxlbfgsb.xla.kernel import part_kernel
 
 
-def new_direction(x: Vector, g: Vector, box: Box, pairs: Memory) -> tuple[Vector, Boolean]:
-    """``xhat``, the end of the new search line, and whether the memory is forgotten.
+class Direction(NamedTuple):
+    xhat: Vector
+    """The end of the new search line."""
+    forgets: Boolean
+    """True if the memory is forgotten."""
+    sides: Sides | None
+
+
+def new_direction(x: Vector, g: Vector, box: Box, pairs: Memory, sides: Sides | None) -> Direction:
+    """The direction, and for the next one what it summed over the free variables.
 
     With nothing stored ``B = I``, and the Cauchy point is ``P(x - g)``.  The same step
     stands in, in the same call, where the factorisations break down or the direction is
@@ -28,17 +39,21 @@ def new_direction(x: Vector, g: Vector, box: Box, pairs: Memory) -> tuple[Vector
     tame = dot(g, g) < limits.eps * limits.max
     steepest = project(x - g / jnp.where(tame, 1, infinity_norm(g)), box)
 
+    def newton() -> tuple[Vector, Sides | None]:
+        unknown = sides and sides._replace(known=jnp.zeros_like(sides.known))
+        return _newton_step(x, g, pairs), unknown
+
     stored = pairs.count > 0
     if box.is_everything:
-        xhat = _newton_step(x, g, pairs)
+        xhat, sides = newton()
     else:
-        xhat = lax.cond(
+        xhat, sides = lax.cond(
             is_constrained(box) & stored,
-            lambda: _constrained_step(x, g, box, pairs),
-            lambda: _newton_step(x, g, pairs),
+            lambda: _constrained_step(x, g, box, pairs, sides),
+            newton,
         )
     usable = (dot(g, xhat - x) < 0) & jnp.all(jnp.isfinite(xhat)) & jnp.any(xhat != x)
-    return jnp.where(stored & usable, xhat, steepest), stored & ~usable
+    return Direction(jnp.where(stored & usable, xhat, steepest), stored & ~usable, sides)
 
 
 def _newton_step(x: Vector, g: Vector, pairs: Memory) -> Vector:
@@ -46,9 +61,13 @@ def _newton_step(x: Vector, g: Vector, pairs: Memory) -> Vector:
     return x - part_kernel(inverse_times, *pairs.pairs.shape)(pairs, g)
 
 
-def _constrained_step(x: Vector, g: Vector, box: Box, pairs: Memory) -> Vector:
+def _constrained_step(
+    x: Vector, g: Vector, box: Box, pairs: Memory, sides: Sides | None
+) -> tuple[Vector, Sides | None]:
     shape = pairs.pairs.shape
     B = part_kernel(model, *shape)(pairs)
     cauchy = part_kernel(generalized_cauchy_point, *shape)(x, g, box, B)
-    xhat = part_kernel(subspace_minimizer, *shape)(x, g, box, B, cauchy)
-    return jnp.where(jnp.any(cauchy.free), xhat, cauchy.xc)
+    if sides is not None:
+        sides = sides_of(pairs, cauchy.free, sides)
+    xhat = part_kernel(subspace_minimizer, *shape)(x, g, box, B, cauchy, sides)
+    return jnp.where(jnp.any(cauchy.free), xhat, cauchy.xc), sides

@@ -26,6 +26,7 @@ from jax import lax
 
 from jaxlbfgsb.method.memory import Memory, dot, pair_at
 from jaxlbfgsb.method.reduced import (
+    Sides,
     order,
     products_by_side,
     restricted_products,
@@ -149,7 +150,7 @@ class Compact(NamedTuple):
         return jnp.where(free, (r + self.W_times(v) / self.theta) / self.theta, 0)
 
     def solve_free_on_path(
-        self, free: Mask, g: Vector, t: Scalar, c: Coefficients, p: Coefficients
+        self, sides: Sides, g: Vector, t: Scalar, c: Coefficients, p: Coefficients
     ) -> Vector:
         """`solve_free` for ``r = (theta t - 1) g + W M c`` where ``p = -W'ZZ'g``.
 
@@ -159,7 +160,7 @@ class Compact(NamedTuple):
         """
         n = g.shape[0]
         small_memory = without_pairs(self.memory)
-        by_side = products_by_side(self.memory, free)
+        free, by_side = sides.free, sides.products
         along = self.theta * t - 1
         estimate = small_kernel(restricted_products, n)
         Mc, with_r, is_accurate = estimate(

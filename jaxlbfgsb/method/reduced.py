@@ -5,6 +5,8 @@ Notation as in `model.py`; ``A`` the active variables; ``K`` the matrix of (5.9)
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -19,10 +21,39 @@ BLOCK = 2048
 """Variables at a time in the densest pass: so many stay in a cache."""
 LEAST_SHARE = 0.1
 """Of the free variables in the square of a pair, for a difference that keeps its digits."""
-FEW = 512
-"""Columns that are gathered, at least, where they tell all."""
-FEW_SHARE = 16
+LEAST_LEFT = 1e-3
+"""Of a sum from which variables were taken away, before it is summed anew."""
+FEW = 256
+"""Variables that may change sides, at least, before all is summed anew."""
+FEW_SHARE = 32
 """With very many variables ``n / FEW_SHARE`` of them."""
+
+
+class Sides(NamedTuple):
+    """The inner products of the pairs that K is made of, each summed over one side.
+
+    ``y_i'y_j`` over the free variables, ``s_i's_j`` over the active ones; ``s_i'y_j`` over
+    the active ones where pair i is newer, else over the free ones.  None is a difference of
+    others, which would lose digits where one side dominates.
+    """
+
+    products: MiddleMatrix
+    """Symmetric; y before s, as in `Memory.products`."""
+    free: Mask
+    largest: Coefficients
+    """What each entry of the diagonal was at most since it was last summed as a whole."""
+    known: Boolean
+    """False where pairs were stored since."""
+
+
+def unknown_sides(n: int, m: int, dtype: jnp.dtype) -> Sides:
+    """Nothing to carry on."""
+    return Sides(
+        products=jnp.zeros((2 * m, 2 * m), dtype),
+        free=jnp.zeros(n, bool),
+        largest=jnp.zeros(2 * m, dtype),
+        known=jnp.asarray(False),
+    )
 
 
 def order(place: Integer, count: Integer, m: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -37,6 +68,14 @@ def without_pairs(memory: Memory) -> Memory:
     return memory._replace(pairs=memory.pairs[:, :0])
 
 
+def _over_free(memory: Memory) -> jax.Array:
+    """Which entries of `Sides.products` are sums over the free variables."""
+    m = memory.products.shape[0] // 2
+    _, _, is_newer = order(memory.place, memory.count, m)
+    ones = jnp.ones((m, m), bool)
+    return jnp.block([[ones, ~is_newer.T], [~is_newer, ~ones]])
+
+
 def restricted_products(
     memory: Memory,
     scale: Coefficients,
@@ -49,52 +88,41 @@ def restricted_products(
 ) -> tuple[Coefficients, Coefficients, Boolean]:
     """``M c``, ``W'ZZ'W M c - along p``, and whether the second has all its digits.
 
-    ``S'ZZ'S`` is a difference; it has lost digits where the free variables have a small
-    share in a pair.
+    What is known over the active variables is taken from the whole; that has lost digits
+    where the free variables have a small share in a pair.
     """
     m = P.shape[0]
     Mc = dot(dot(P, c), P) - invD * c
-    ss = memory.products[m:, m:]
-    free_ss = ss - by_side[m:, m:]
-    of_y, of_s = (scale * Mc)[:m], (scale * Mc)[m:]
-    with_y = dot(by_side[:m, :m], of_y) + dot(by_side[:m, m:], of_s)
-    with_s = dot(of_y, by_side[:m, m:]) + dot(free_ss, of_s)
-    share = jnp.diagonal(free_ss) >= LEAST_SHARE * jnp.diagonal(ss)
+    whole = memory.products
+    free = jnp.where(_over_free(memory), by_side, whole - by_side)
+    share = jnp.diagonal(free) >= LEAST_SHARE * jnp.diagonal(whole)
     used, _, _ = order(memory.place, memory.count, m)
-    is_accurate = jnp.all(share | ~used)
-    return Mc, scale * jnp.concatenate([with_y, with_s]) - along * p, is_accurate
+    is_accurate = jnp.all(share | ~jnp.append(used, used))
+    return Mc, scale * dot(free, scale * Mc) - along * p, is_accurate
 
 
 def products_by_side(memory: Memory, free: Mask) -> MiddleMatrix:
-    """``[Y'ZZ'Y, Y'ZZ'S; S'AA'Y, S'AA'S]``: y summed over the free, s over the active variables.
-
-    These are the sums that K is made of; none is a difference of others, which would lose
-    digits where one side dominates.  The densest pass of an iteration, left out where
-    nothing is active.
-    """
+    """`Sides.products`, summed as a whole: the densest pass of an iteration."""
     rows, n = memory.pairs.shape
     m = rows // 2
-
-    def measure(pairs: PairRows, free: Mask) -> MiddleMatrix:
-        is_y = jnp.arange(rows)[:, None] < m
+    is_y = jnp.arange(rows)[:, None] < m
+    if n <= BLOCK:
         product = small.product if n <= FEW_VARIABLES else dot
-        return product(jnp.where(is_y == free, pairs, 0), pairs.T)
-
-    def measure_there(pairs: PairRows) -> MiddleMatrix:
-        if n <= BLOCK:
-            return measure(pairs, free)
-        on_cpu = _by_blocks if n < 8 * FEW else _by_few_or_by_blocks
-        return lax.platform_dependent(
-            memory, free, cpu=on_cpu, default=lambda memory, free: measure(memory.pairs, free)
+        half = product(jnp.where(is_y == free, memory.pairs, 0), memory.pairs.T)
+    else:
+        half = lax.platform_dependent(
+            memory.pairs,
+            free,
+            cpu=_by_blocks,
+            default=lambda pairs, free: dot(jnp.where(is_y == free, pairs, 0), pairs.T),
         )
+    _, _, is_newer = order(memory.place, memory.count, m)
+    cross = jnp.where(is_newer, half[m:, :m], half[:m, m:].T)
+    return jnp.block([[half[:m, :m], cross.T], [cross, half[m:, m:]]])
 
-    all_free = memory.products.at[m:].set(0)
-    return lax.cond(jnp.all(free), lambda pairs: all_free, measure_there, memory.pairs)
 
-
-def _by_blocks(memory: Memory, free: Mask) -> MiddleMatrix:
+def _by_blocks(pairs: PairRows, free: Mask) -> MiddleMatrix:
     """Block by block, so that no masked copy leaves the cache."""
-    pairs = memory.pairs
     rows, n = pairs.shape
 
     def add(i: Integer, total: MiddleMatrix) -> MiddleMatrix:
@@ -105,44 +133,91 @@ def _by_blocks(memory: Memory, free: Mask) -> MiddleMatrix:
         is_y = jnp.arange(rows)[:, None] < rows // 2
         return total + dot(jnp.where((is_y == is_free) & is_new, block, 0), block.T)
 
-    return lax.fori_loop(0, -(-n // BLOCK), add, jnp.zeros_like(memory.products))
+    return lax.fori_loop(0, -(-n // BLOCK), add, jnp.zeros((rows, rows), pairs.dtype))
 
 
-def _by_few_or_by_blocks(memory: Memory, free: Mask) -> MiddleMatrix:
-    """From few columns where those tell all.
+def sides_of(memory: Memory, free: Mask, last: Sides) -> Sides:
+    """The products for a new free set, after at most one pair more than `last` knows.
 
-    Either all others are active and did not move in any step stored, so that they add
-    nothing; or all others are free, and what they add is the whole less what few active
-    ones would, unless little would be left of it.
+    Where nothing is active there is nothing to sum.  Else on a CPU those of the newest pair
+    are summed and the others carried on, as L-BFGS-B 3.0 does (formk), as long as few
+    variables change sides and the digits last.
     """
+
+    def all_free() -> tuple[MiddleMatrix, Coefficients]:
+        products = jnp.where(_over_free(memory), memory.products, 0)
+        return products, jnp.diagonal(products)
+
+    def anew(memory: Memory, free: Mask) -> tuple[MiddleMatrix, Coefficients]:
+        products = products_by_side(memory, free)
+        return products, jnp.diagonal(products)
+
+    def on_cpu(memory: Memory, free: Mask, last: Sides) -> tuple[MiddleMatrix, Coefficients]:
+        nothing = last.products, last.largest, jnp.zeros_like(last.known)
+        products, largest, is_good = lax.cond(
+            last.known, lambda: _carried_on(memory, free, last), lambda: nothing
+        )
+        return lax.cond(is_good, lambda: (products, largest), lambda: anew(memory, free))
+
+    def summed() -> tuple[MiddleMatrix, Coefficients]:
+        return lax.platform_dependent(
+            memory, free, last, cpu=on_cpu, default=lambda memory, free, last: anew(memory, free)
+        )
+
+    products, largest = lax.cond(jnp.all(free), all_free, summed)
+    return Sides(products, free, largest, known=jnp.ones_like(last.known))
+
+
+def _carried_on(
+    memory: Memory, free: Mask, last: Sides
+) -> tuple[MiddleMatrix, Coefficients, Boolean]:
+    """The products and their largest diagonals so far, and whether they can be relied on."""
+    m = memory.products.shape[0] // 2
+    y_place = (memory.place - 1) % m
+    s_place = m + y_place
+    products, is_whole = _with_sides_changed(memory, free, last)
+
+    y, s = (
+        lax.dynamic_index_in_dim(memory.pairs, place, keepdims=False)
+        for place in (y_place, s_place)
+    )
+    with_y = dot(memory.pairs, jnp.where(free, y, 0))
+    with_s = dot(memory.pairs, jnp.where(free, 0, s))
+    of_itself = lax.dynamic_slice(with_y, (s_place,), (1,))  # not newer than itself
+    with_s = lax.dynamic_update_slice(with_s, of_itself, (y_place,))
+    for place, values in ((y_place, with_y), (s_place, with_s)):
+        products = lax.dynamic_update_index_in_dim(products, values, place, 0)
+        products = lax.dynamic_update_index_in_dim(products, values, place, 1)
+
+    diagonal = jnp.diagonal(products)
+    is_newest = jnp.arange(2 * m) % m == y_place
+    largest = jnp.where(is_newest, diagonal, jnp.maximum(last.largest, diagonal))
+    used, _, _ = order(memory.place, memory.count, m)
+    keeps_digits = (diagonal >= LEAST_LEFT * largest) | ~jnp.append(used, used)
+    return products, largest, is_whole & jnp.all(keeps_digits)
+
+
+def _with_sides_changed(memory: Memory, free: Mask, last: Sides) -> tuple[MiddleMatrix, Boolean]:
+    """The products after some variables changed sides, and False if those are too many."""
     pairs = memory.pairs
-    rows, n = pairs.shape
-    m = rows // 2
-    few = max(FEW, n // FEW_SHARE)
-    is_y = jnp.arange(rows)[:, None] < m
-    free_ones = jnp.sum(free)
-    by_free = free_ones <= n - free_ones
+    n = free.shape[0]
+    few = min(max(FEW, n // FEW_SHARE), n)
+    changed = free != last.free
+    count = jnp.sum(changed)
 
-    def measure_few() -> tuple[MiddleMatrix, Boolean]:
-        adds = jnp.where(by_free, free | jnp.any(pairs[m:] != 0, axis=0), ~free)
-        index = positions(adds, few)
-        columns = jnp.where(index < n, jnp.take(pairs, index, axis=1, mode="clip"), 0)
-        is_free = jnp.take(free, index, mode="clip")
-        both = dot(jnp.where((is_y == is_free) | (is_y & ~by_free), columns, 0), columns.T)
-        rest = jnp.where(is_y, memory.products - both, both)
-        left, whole = jnp.diagonal(rest)[:m], jnp.diagonal(memory.products)[:m]
-        used, _, _ = order(memory.place, memory.count, m)
-        keeps_digits = by_free | jnp.all((left >= LEAST_SHARE * whole) | ~used)
-        return jnp.where(by_free, both, rest), keeps_digits & (jnp.sum(adds) <= few)
+    def change() -> MiddleMatrix:
+        index = positions(changed, few)
+        columns = jnp.take(pairs, index, axis=1, mode="clip")
+        signs = jnp.where(jnp.take(free, index, mode="clip"), 1, -1).astype(pairs.dtype)
+        entered = dot(columns * jnp.where(index < n, signs, 0), columns.T)
+        return last.products + jnp.where(_over_free(memory), entered, -entered)
 
-    nothing = jnp.zeros_like(memory.products), jnp.zeros_like(by_free)
-    may_be_few = jnp.minimum(free_ones, n - free_ones) <= few
-    from_few, is_whole = lax.cond(may_be_few, measure_few, lambda: nothing)
-    return lax.cond(is_whole, lambda: from_few, lambda: _by_blocks(memory, free))
+    products = lax.cond((count > 0) & (count <= few), change, lambda: last.products)
+    return products, count <= few
 
 
 def solve_K(memory: Memory, by_side: MiddleMatrix, v: Coefficients) -> Coefficients:
-    """``inv(K) v`` given the inner products of `products_by_side`.
+    """``inv(K) v`` given `Sides.products`.
 
     ``K = inv(M) - W'ZZ'W / theta = [[-D - Y'ZZ'Y / theta, L_a' - R_z'],
     [L_a - R_z, theta S'AA'S]]``, where ``L_a`` is the part of ``S'AA'Y`` below the diagonal
@@ -157,8 +232,8 @@ def solve_K(memory: Memory, by_side: MiddleMatrix, v: Coefficients) -> Coefficie
 
     D = jnp.where(used, jnp.diagonal(memory.products[m:, :m]), 1)
     K11 = jnp.where(both_used, by_side[:m, :m] / theta, 0) + D * identity  # its negative
-    R_z = by_side[:m, m:].T
-    K21 = jnp.where(both_used, jnp.where(is_newer, by_side[m:, :m], -R_z), 0)
+    cross = by_side[m:, :m]
+    K21 = jnp.where(both_used, jnp.where(is_newer, cross, -cross), 0)
     K22 = jnp.where(both_used, theta * by_side[m:, m:], identity)
 
     C1 = small.cholesky(K11)

@@ -11,8 +11,10 @@ from jaxlbfgsb.method import line_search, memory
 from jaxlbfgsb.method.box import Box, is_nonempty, project
 from jaxlbfgsb.method.line_search import LineSearch
 from jaxlbfgsb.method.memory import Memory
+from jaxlbfgsb.method.reduced import Sides, unknown_sides
 from jaxlbfgsb.status import Reason
 from jaxlbfgsb.types import Boolean, Integer, Scalar, Vector
+from jaxlbfgsb.xla.kernel import FEW_VARIABLES
 
 
 class Phase(enum.IntEnum):
@@ -52,6 +54,8 @@ class State(NamedTuple):
     xhat: Vector
     """End of the search line at step 1; the direction is ``xhat - x``."""
     memory: Memory
+    sides: Sides | None
+    """Sums over the last free set, where the next direction can carry them on."""
     search: LineSearch
     good_step: Scalar
     good_value: Scalar
@@ -85,6 +89,7 @@ def _int(value: int) -> Integer:
 def init(x0: Vector, box: Box, m: int) -> State:
     """A run that asks for the value at ``P(x0)``; m pairs will be kept."""
     x = project(x0, box)
+    n, few = x.shape[0], max(2 * m, FEW_VARIABLES)
     zero, infinity = jnp.zeros((), x.dtype), jnp.full((), jnp.inf, x.dtype)
     return State(
         x=x,
@@ -92,7 +97,8 @@ def init(x0: Vector, box: Box, m: int) -> State:
         gradient=jnp.zeros_like(x),
         trial=x,
         xhat=x,
-        memory=memory.empty(x.shape[0], m, x.dtype),
+        memory=memory.empty(n, m, x.dtype),
+        sides=unknown_sides(n, m, x.dtype) if n > few and not box.is_everything else None,
         search=line_search.start(zero, zero, zero, zero),
         good_step=zero,
         good_value=infinity,

@@ -13,8 +13,8 @@ from jaxlbfgsb.method.box import Box, project
 from jaxlbfgsb.method.cauchy import CauchyPoint
 from jaxlbfgsb.method.memory import dot
 from jaxlbfgsb.method.model import Compact, Model
+from jaxlbfgsb.method.reduced import Sides
 from jaxlbfgsb.types import Vector
-from jaxlbfgsb.xla.kernel import FEW_VARIABLES
 
 LEAST_SLOPE = 1e-3
 """The projected step must descend at least this fraction as fast as the Cauchy step.
@@ -25,14 +25,19 @@ run stalls away from the solution: the bounded example of SciPy's documentation 
 """
 
 
-def subspace_minimizer(x: Vector, g: Vector, box: Box, B: Model, cauchy: CauchyPoint) -> Vector:
-    """``xhat``: where the model is least over the free variables, pulled into the box."""
-    xc, c, free = cauchy.xc, cauchy.c, cauchy.free
-    if isinstance(B, Compact) and x.shape[0] > FEW_VARIABLES:
-        step = B.solve_free_on_path(free, g, cauchy.t, c, cauchy.p)
+def subspace_minimizer(
+    x: Vector, g: Vector, box: Box, B: Model, cauchy: CauchyPoint, sides: Sides | None = None
+) -> Vector:
+    """``xhat``: where the model is least over the free variables, pulled into the box.
+
+    `sides` for the compact form in many variables.
+    """
+    xc, c = cauchy.xc, cauchy.c
+    if isinstance(B, Compact) and sides is not None:
+        step = B.solve_free_on_path(sides, g, cauchy.t, c, cauchy.p)
     else:
         r = B.W_times(B.M_times(c)) - B.theta * (xc - x) - g
-        step = B.solve_free(free, r)
+        step = B.solve_free(cauchy.free, r)
     return _into_the_box(x, g, box, xc, step)
 
 
