@@ -30,6 +30,17 @@ def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+MANY = 300
+BOUNDED = (-1.0, 0.5)
+WEIGHTS = np.geomspace(1, 30, MANY)
+
+
+def distances(x):
+    """Half of the upper bounds hold the minimiser."""
+    nearness = jnp.sum(WEIGHTS * (x - jnp.linspace(0, 1, MANY)) ** 2) / 2
+    return nearness + jnp.sum(jnp.diff(x) ** 4) / 10
+
+
 def points_of(solver, x0, bounds, update, *args):
     points, state = [], solver.init_state(x0, bounds, *args)
     while state.reason == Reason.NOT_FINISHED:
@@ -184,6 +195,24 @@ def test_update_starts_anew_where_the_parameters_or_the_bounds_are_others():
     np.testing.assert_allclose(moved, expected.x, atol=1e-5)
 
 
+@pytest.mark.parametrize("bounds", [(None, BOUNDED), (BOUNDED, None)], ids=["more", "fewer"])
+def test_a_run_in_many_variables_goes_on_where_bounds_come_and_go(bounds):
+    """The memory of a run without bounds lacks what one with bounds needs."""
+    x0 = jnp.zeros(MANY)
+    solver = LBFGSB(distances, tol=1e-6)
+    params, state = x0, solver.init_state(x0, bounds[0])
+    for _ in range(4):
+        params, state = solver.update(params, state, bounds[0])
+    inside = params if bounds[1] is None else jnp.minimum(params, BOUNDED[1])
+    pairs = int(state.machine.memory.count)
+    params, state = solver.update(inside, state, bounds[1])
+    assert state.machine.memory.count > pairs
+    while state.reason == Reason.NOT_FINISHED:
+        params, state = solver.update(params, state, bounds[1])
+    expected = minimize(distances, x0, bounds=bounds[1], gtol=1e-8, ftol=0.0).x
+    np.testing.assert_allclose(params, expected, atol=1e-5)
+
+
 class ForeignStep(NamedTuple):
     params: Any
     state: Any
@@ -202,7 +231,7 @@ def test_a_run_goes_on_with_the_pairs_of_another():
     updated = step
     for _ in range(int(warm.state.iter_num) - 15):
         updated = solver.update(*updated, BOX)
-    assert_same(updated.params, warm.params)
+    np.testing.assert_allclose(updated.params, warm.params, rtol=1e-12)
     assert updated.state.num_fun_eval == warm.state.num_fun_eval
     started = solver.init_state(step, BOX)
     assert started.iter_num == 15

@@ -1,5 +1,7 @@
 """The pairs and their products against what was stored."""
 
+import functools
+
 import histories
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import oracles
 import pytest
 
 from jaxlbfgsb.method import memory
+from jaxlbfgsb.method.inverse import inverse_times
 
 N = 12
 
@@ -67,7 +70,7 @@ def test_both_ways_to_write_agree(m, stored, dtype):
         ((s, y),) = histories.rounded(oracles.random_pairs(rng, N, 1), dtype)
         given = [jnp.asarray(v, dtype) for v in (s, y, s @ y)]
         if_stored, either_way = (
-            jax.jit(write)(before, *given, jnp.asarray(stored))
+            jax.jit(write, static_argnums=5)(before, *given, jnp.asarray(stored), False)
             for write in (memory._written_if_stored, memory._written_either_way)
         )
         assert_same_bits(if_stored[0], either_way[0])
@@ -75,6 +78,32 @@ def test_both_ways_to_write_agree(m, stored, dtype):
         np.testing.assert_allclose(*products, atol=close(dtype, 30), rtol=0)
         changed = not np.array_equal(if_stored[0], before.pairs)
         assert changed == stored
+
+
+@pytest.mark.parametrize("m", [1, 3])
+def test_what_the_inverse_needs_of_the_products(m, dtype):
+    """The rest is missing, and can be had later."""
+    rng = np.random.default_rng(48 + m)
+    for_inverse = jax.jit(functools.partial(memory.update, for_inverse=True))
+    pairs = histories.rounded(oracles.random_pairs(rng, N, 2 * m + 1), dtype)
+    kept = part = histories.empty(N, m, np.dtype(dtype))
+    for s, y in pairs:
+        pair = [jnp.asarray(v, dtype) for v in (s, y, 1.25 * (s @ y))]
+        kept = histories.update(kept, *pair, jnp.asarray(True))
+        part = for_inverse(part, *pair, jnp.asarray(True))
+        everything = memory.with_all_products(part)
+        np.testing.assert_allclose(everything.products, kept.products, atol=close(dtype, 30))
+        age = np.asarray(memory.ages(kept.place, m))
+        is_needed = np.ones((2 * m, 2 * m), bool)
+        is_needed[m:, m:] = False
+        is_needed[m:, :m] = age[:, None] >= age[None, :]
+        is_needed[:m, m:] = is_needed[m:, :m].T
+        got, expected = (np.where(is_needed, k.products, 0) for k in (part, kept))
+        np.testing.assert_allclose(got, expected, atol=close(dtype, 30))
+        v = jnp.asarray(rng.normal(size=N), dtype)
+        got, expected = (inverse_times(k, v) for k in (part, kept))
+        size = np.abs(expected).max()
+        np.testing.assert_allclose(got, expected, atol=close(dtype, size))
 
 
 def test_ages_count_back_from_the_newest_pair():

@@ -15,7 +15,7 @@ from jaxlbfgsb.method.box import Box, project
 from jaxlbfgsb.method.core import advance, pick
 from jaxlbfgsb.method.ending import status_of
 from jaxlbfgsb.method.inverse import InverseHessian
-from jaxlbfgsb.method.state import Options, Phase, State, start_again
+from jaxlbfgsb.method.state import Options, Phase, State, start_again, suited_to
 from jaxlbfgsb.options import strict_options
 from jaxlbfgsb.program.tracing import Data, Program
 from jaxlbfgsb.pytrees import BoundLeaves, raveled, raveled_box
@@ -194,6 +194,7 @@ def iterate(
 
 def _fitting(machine: State, x: Vector, box: Box) -> State:
     """The machine if it can go on from x, else one that starts there with the same pairs."""
+    machine = suited_to(machine, box)
     x = project(x, box)
     belongs = jnp.all(x == machine.x)
     for point in (machine.trial, machine.xhat):

@@ -51,6 +51,11 @@ def infinity_norm(v: Vector) -> Scalar:
     return jnp.max(jnp.abs(v))
 
 
+def are_same(a: Vector, b: Vector) -> Boolean:
+    """True if two finite points are; in one pass, where comparing would store every answer."""
+    return infinity_norm(a - b) == 0
+
+
 def is_constrained(box: Box) -> Boolean:
     """True if at least one variable has a finite bound."""
     if box.lower is None or box.upper is None:

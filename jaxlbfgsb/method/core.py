@@ -35,6 +35,7 @@ from jaxlbfgsb.method import line_search, memory
 from jaxlbfgsb.method.box import (
     LARGEST_STEP,
     Box,
+    are_same,
     infinity_norm,
     is_boxed,
     is_constrained,
@@ -50,7 +51,7 @@ from jaxlbfgsb.method.state import Event, Options, Phase, State
 from jaxlbfgsb.method.stopping import NOISE, value_noise
 from jaxlbfgsb.status import Reason
 from jaxlbfgsb.types import Boolean, Integer, PyTree, Scalar, Vector
-from jaxlbfgsb.xla.kernel import part_kernel
+from jaxlbfgsb.xla.kernel import FEW_VARIABLES, part_kernel, unless
 
 
 def advance(
@@ -108,8 +109,6 @@ class _Taken(NamedTuple):
     """At the new iterate, if there is one; its search is that of the next trial."""
     turns: Boolean
     """A new direction is wanted."""
-    next_trial: Vector
-    """Without one."""
 
 
 def _take(
@@ -128,7 +127,7 @@ def _take(
     moves = verdict.accepts & ~starts
     moved = _move(state, verdict, value, gradient, box)
     reason = why_stop(state, moved, verdict.accepts, verdict.failure, options)
-    pairs, curvature = _remember(state, moves, value, gradient, slope)
+    pairs, curvature = _remember(state, moves, value, gradient, slope, box)
     pairs = _forget_where(verdict.restarts | is_doubtful(state, moved, moves, options), pairs)
 
     event = jnp.where(verdict.restarts, Event.RESTARTED, Event.TRIAL)
@@ -145,15 +144,19 @@ def _take(
         settling=verdict.settles,
     )
     turns = (verdict.accepts | verdict.restarts) & (reason == Reason.NOT_FINISHED)
-    return _Taken(moved, turns, verdict.next_trial)
+    return _Taken(moved, turns)
 
 
 def _turn(taken: _Taken, direction: Direction, box: Box) -> State:
     """Search towards xhat where a new direction was wanted; the end of the call."""
-    moved, turns, next_trial = taken
+    moved, turns = taken
     xhat, forgets, sides = direction
-    opened, first_trial = _open_search(moved, xhat, box)
-    stuck = turns & (~(opened.initial_slope < 0) | jnp.all(first_trial == moved.x))
+    d = xhat - moved.x
+    d_norm = jnp.sqrt(memory.dot(d, d))
+    opened = _open_search(moved, d, d_norm, box)
+    search = pick(turns, opened, moved.search)
+    trial = point_on_line(moved.x, xhat, search.step, box)
+    stuck = turns & (~(opened.initial_slope < 0) | are_same(trial, moved.x))
     stuck_reason = jnp.where(
         moved.capped > 0,
         Reason.UNBOUNDED,
@@ -164,11 +167,12 @@ def _turn(taken: _Taken, direction: Direction, box: Box) -> State:
     stopped = stops & (moved.event != Event.ACCEPTED)
     foretold = turns & (moved.memory.count > 0) & ~forgets
     return moved._replace(
-        trial=jnp.where(turns, first_trial, next_trial),
+        trial=trial,
         xhat=xhat,
+        d_norm=d_norm,
         sides=sides,
         memory=_forget_where(forgets, moved.memory),
-        search=pick(turns, opened, moved.search),
+        search=search,
         good_step=jnp.where(turns, 0, moved.good_step),
         good_value=jnp.where(turns, jnp.inf, moved.good_value),
         decrement=jnp.where(foretold, -opened.initial_slope, moved.decrement),
@@ -191,7 +195,6 @@ class _Verdict(NamedTuple):
     """The reason where it fails, else NOT_FINISHED."""
     pending: Integer
     search: LineSearch
-    next_trial: Vector
     good_step: Scalar
     good_value: Scalar
     rises: Boolean
@@ -215,9 +218,11 @@ def _judge(state: State, value: Scalar, slope: Scalar, box: Box, options: Option
 
     # The search ends also where rounding leaves the next trial at this one, or at x: the
     # original evaluates that point again.
-    next_trial = point_on_line(state.x, state.xhat, search.step, box)
-    stays = jnp.all(next_trial == state.trial) | jnp.all(next_trial == state.x)
-    ends = over | stays | (search.step <= 0)
+    def stays() -> Boolean:
+        next_trial = point_on_line(state.x, state.xhat, search.step, box)
+        return are_same(next_trial, state.trial) | are_same(next_trial, state.x)
+
+    ends = unless(over, stays, state.x.shape[0]) | (search.step <= 0)
     accepts = finite & (starts | state.settling | (ends & (value <= state.value)))
     minus_infinity = (value == -jnp.inf) & ~starts
     pending = jnp.where(minus_infinity, Reason.UNBOUNDED, state.pending).astype(jnp.int32)
@@ -239,9 +244,6 @@ def _judge(state: State, value: Scalar, slope: Scalar, box: Box, options: Option
         failure=jnp.where(fails, why, Reason.NOT_FINISHED).astype(jnp.int32),
         pending=pending,
         search=search,
-        next_trial=jnp.where(
-            settles, point_on_line(state.x, state.xhat, good_step, box), next_trial
-        ),
         good_step=good_step,
         good_value=good_value,
         rises=rises,
@@ -265,6 +267,7 @@ def _move(state: State, verdict: _Verdict, value: Scalar, gradient: Vector, box:
         x=x,
         value=jnp.where(takes, value, state.value),
         gradient=gradient,
+        x_norm=jnp.where(takes, infinity_norm(state.trial), state.x_norm),
         pg_norm=pg_norm,
         pg_norm_at_x0=jnp.where(starts, pg_norm, state.pg_norm_at_x0),
         pending=verdict.pending,
@@ -275,7 +278,7 @@ def _move(state: State, verdict: _Verdict, value: Scalar, gradient: Vector, box:
 
 
 def _remember(
-    state: State, moves: Boolean, value: Scalar, gradient: Vector, slope: Scalar
+    state: State, moves: Boolean, value: Scalar, gradient: Vector, slope: Scalar, box: Box
 ) -> tuple[Memory, Scalar]:
     """The memory after the trial, and the curvature last measured along a step.
 
@@ -289,28 +292,26 @@ def _remember(
     theta = memory.dot(y, y) / jnp.where(sy > 0, sy, 1)
     curved = sy > np.finfo(value.dtype).eps * descent
     stores = moves & curved & (theta > 0) & jnp.isfinite(theta)
-    pairs = memory.update(state.memory, s, y, sy, stores)
-    curvature = jnp.where(stores, sy / memory.dot(s, s), state.curvature)
+    for_inverse = box.is_everything and len(s) > FEW_VARIABLES
+    pairs = memory.update(state.memory, s, y, sy, stores, for_inverse)
+    curvature = jnp.where(stores, sy / (step * state.d_norm) ** 2, state.curvature)
     return pairs, curvature
 
 
-def _open_search(state: State, xhat: Vector, box: Box) -> tuple[LineSearch, Vector]:
-    """A search from x to xhat: its largest and first step (L-BFGS-B 3.0, lnsrlb).
+def _open_search(state: State, d: Vector, norm: Scalar, box: Box) -> LineSearch:
+    """A search along d: its largest and first step (L-BFGS-B 3.0, lnsrlb).
 
     The very first step has length 1, or what rounding needs to move x at all.
     """
     x = state.x
-    d = xhat - x
-    norm = jnp.sqrt(memory.dot(d, d))
     first = state.nit == 0
     largest = largest_feasible_step(x, d, box)
     largest = jnp.where(first & is_constrained(box), 1, jnp.maximum(largest, 1))
-    reach = jnp.maximum(1, NOISE * np.finfo(x.dtype).eps * infinity_norm(x))
+    reach = jnp.maximum(1, NOISE * np.finfo(x.dtype).eps * state.x_norm)
     short = jnp.minimum(reach / jnp.where(norm > 0, norm, 1), largest)
     step = jnp.where(first & ~is_boxed(box), short, 1).astype(x.dtype)
     slope = memory.dot(state.gradient, d)
-    search = line_search.start(state.value, slope, step, largest.astype(x.dtype))
-    return search, point_on_line(x, xhat, step, box)
+    return line_search.start(state.value, slope, step, largest.astype(x.dtype))
 
 
 def pick(condition: Boolean, a: PyTree, b: PyTree) -> PyTree:

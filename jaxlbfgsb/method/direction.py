@@ -52,7 +52,9 @@ def new_direction(x: Vector, g: Vector, box: Box, pairs: Memory, sides: Sides | 
             lambda: _constrained_step(x, g, box, pairs, sides),
             newton,
         )
-    usable = (dot(g, xhat - x) < 0) & jnp.all(jnp.isfinite(xhat)) & jnp.any(xhat != x)
+    d = xhat - x
+    length = infinity_norm(d)
+    usable = (dot(g, d) < 0) & jnp.isfinite(length) & (length > 0)
     return Direction(jnp.where(stored & usable, xhat, steepest), stored & ~usable, sides)
 
 

@@ -68,7 +68,7 @@ def is_doubtful(state: State, moved: State, moves: Boolean, options: Options) ->
 
 def noise_reason(state: State, noise: Scalar) -> Integer:
     """Whether the rounding error of f, `noise`, explains what is left of the gradient."""
-    explained = state.pg_norm <= gradient_noise(state.x, noise, state.curvature)
+    explained = state.pg_norm <= gradient_noise(state.x_norm, noise, state.curvature)
     return jnp.where(
         explained | (state.decrement <= noise),
         Reason.NOISE_FLOOR,

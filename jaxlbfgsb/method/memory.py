@@ -15,6 +15,7 @@ change.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +39,11 @@ class Memory(NamedTuple):
     pairs: PairRows
     """``[Y; S]``: m rows of y, then m rows of s, both in ring order."""
     products: MiddleMatrix
-    """``[Y; S] [Y; S]'``, with ``s'y`` of each pair as the line search measured it."""
+    """``[Y; S] [Y; S]'``, with ``s'y`` of each pair as the line search measured it.
+
+    Of many variables without bounds only those of each y with what is as old or older: all
+    that the inverse of B needs.
+    """
     theta: Scalar
     count: Integer  # type: ignore[assignment]
     """Pairs in use, at most m."""
@@ -57,6 +62,16 @@ def empty(n: int, m: int, dtype: jnp.dtype) -> Memory:
     )
 
 
+def with_all_products(memory: Memory) -> Memory:
+    """The memory of a run without bounds, for one that has some."""
+    m = memory.pairs.shape[0] // 2
+    products = dot(memory.pairs, memory.pairs.T)
+    sy = jnp.diagonal(memory.products[m:, :m])
+    index = jnp.arange(m)
+    products = products.at[m + index, index].set(sy).at[index, m + index].set(sy)
+    return memory._replace(products=products)
+
+
 def forget(memory: Memory) -> Memory:
     """Back to ``B = I``; the rows stay where they are, unused."""
     return memory._replace(theta=jnp.ones_like(memory.theta), count=jnp.zeros_like(memory.count))
@@ -67,10 +82,22 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.dot(a, b, precision=lax.Precision.HIGHEST)
 
 
-def update(memory: Memory, s: Vector, y: Vector, sy: Scalar, store: Boolean) -> Memory:
-    """Store the pair ``(s, y)`` with ``s'y = sy > 0`` where `store` is True."""
+def update(
+    memory: Memory, s: Vector, y: Vector, sy: Scalar, store: Boolean, for_inverse: bool = False
+) -> Memory:
+    """Store the pair ``(s, y)`` with ``s'y = sy > 0`` where `store` is True.
+
+    A pass over the history for the products with y, and one for those with s unless only
+    the inverse of B is wanted.
+    """
     rows, products = lax.platform_dependent(
-        memory, s, y, sy, store, cpu=_written_if_stored, default=_written_either_way
+        memory,
+        s,
+        y,
+        sy,
+        store,
+        cpu=functools.partial(_written_if_stored, for_inverse=for_inverse),
+        default=functools.partial(_written_either_way, for_inverse=for_inverse),
     )
     place = memory.place
     m = rows.shape[0] // 2
@@ -85,35 +112,44 @@ def update(memory: Memory, s: Vector, y: Vector, sy: Scalar, store: Boolean) -> 
 
 
 def _written_if_stored(
-    memory: Memory, s: Vector, y: Vector, sy: Scalar, store: Boolean
+    memory: Memory, s: Vector, y: Vector, sy: Scalar, store: Boolean, for_inverse: bool
 ) -> tuple[PairRows, MiddleMatrix]:
     """A loop of at most one turn, which writes in place; a branch would copy the history."""
 
     def write(carry: tuple[Boolean, PairRows, MiddleMatrix]) -> tuple[Any, PairRows, MiddleMatrix]:
         store, pairs, products = carry
-        return jnp.zeros_like(store), *_written(pairs, products, memory.place, s, y, sy)
+        return jnp.zeros_like(store), *_written(
+            pairs, products, memory.place, s, y, sy, for_inverse
+        )
 
     start = (store, memory.pairs, memory.products)
     return lax.while_loop(lambda carry: carry[0], write, start)[1:]
 
 
 def _written_either_way(
-    memory: Memory, s: Vector, y: Vector, sy: Scalar, store: Boolean
+    memory: Memory, s: Vector, y: Vector, sy: Scalar, store: Boolean, for_inverse: bool
 ) -> tuple[PairRows, MiddleMatrix]:
     """The old rows again where nothing is stored: what costs least for many lanes in step."""
     old_s, old_y, _ = pair_at(memory, memory.place)
     s, y = jnp.where(store, s, old_s), jnp.where(store, y, old_y)
-    pairs, products = _written(memory.pairs, memory.products, memory.place, s, y, sy)
+    pairs, products = _written(memory.pairs, memory.products, memory.place, s, y, sy, for_inverse)
     return pairs, jnp.where(store, products, memory.products)
 
 
 def _written(
-    pairs: PairRows, products: MiddleMatrix, place: Integer, s: Vector, y: Vector, sy: Scalar
+    pairs: PairRows,
+    products: MiddleMatrix,
+    place: Integer,
+    s: Vector,
+    y: Vector,
+    sy: Scalar,
+    for_inverse: bool,
 ) -> tuple[PairRows, MiddleMatrix]:
     m = pairs.shape[0] // 2
     for row, index in ((y, place), (s, m + place)):
         pairs = lax.dynamic_update_index_in_dim(pairs, row, index, 0)
-    with_y, with_s = dot(pairs, y), dot(pairs, s)
+    with_y = dot(pairs, y)
+    with_s = jnp.zeros_like(with_y) if for_inverse else dot(pairs, s)
     with_y = lax.dynamic_update_index_in_dim(with_y, sy, m + place, 0)
     with_s = lax.dynamic_update_index_in_dim(with_s, sy, place, 0)
     for column, index in ((with_y, place), (with_s, m + place)):

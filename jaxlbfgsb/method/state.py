@@ -52,7 +52,7 @@ class State(NamedTuple):
     trial: Vector
     """The point to evaluate next."""
     xhat: Vector
-    """End of the search line at step 1; the direction is ``xhat - x``."""
+    """End of the search line at step 1; the direction is ``d = xhat - x``."""
     memory: Memory
     sides: Sides | None
     """Sums over the last free set, where the next direction can carry them on."""
@@ -60,6 +60,10 @@ class State(NamedTuple):
     good_step: Scalar
     good_value: Scalar
     """Best finite trial of this search with sufficient decrease; no such: 0, infinity."""
+    x_norm: Scalar
+    """The largest ``|x_i|``."""
+    d_norm: Scalar
+    """The Euclidean length of ``d``."""
     pg_norm: Scalar
     pg_norm_at_x0: Scalar
     decrement: Scalar
@@ -89,7 +93,7 @@ def _int(value: int) -> Integer:
 def init(x0: Vector, box: Box, m: int) -> State:
     """A run that asks for the value at ``P(x0)``; m pairs will be kept."""
     x = project(x0, box)
-    n, few = x.shape[0], max(2 * m, FEW_VARIABLES)
+    n = x.shape[0]
     zero, infinity = jnp.zeros((), x.dtype), jnp.full((), jnp.inf, x.dtype)
     return State(
         x=x,
@@ -98,10 +102,12 @@ def init(x0: Vector, box: Box, m: int) -> State:
         trial=x,
         xhat=x,
         memory=memory.empty(n, m, x.dtype),
-        sides=unknown_sides(n, m, x.dtype) if n > few and not box.is_everything else None,
+        sides=unknown_sides(n, m, x.dtype) if _sums_by_side(n, 2 * m, box) else None,
         search=line_search.start(zero, zero, zero, zero),
         good_step=zero,
         good_value=infinity,
+        x_norm=zero,
+        d_norm=zero,
         pg_norm=infinity,
         pg_norm_at_x0=infinity,
         decrement=infinity,
@@ -121,9 +127,27 @@ def init(x0: Vector, box: Box, m: int) -> State:
 
 def start_again(state: State, x0: Vector, box: Box) -> State:
     """A run from ``P(x0)`` that goes on with the pairs and the counts of another."""
+    state = suited_to(state, box)
     m = state.memory.pairs.shape[0] // 2
     kept = {name: getattr(state, name) for name in ("memory", "curvature", "nit", "nfev")}
     return init(x0, box, m)._replace(**kept)
+
+
+def suited_to(state: State, box: Box) -> State:
+    """The same run in a box that may have bounds where there were none before, or none now."""
+    rows, n = state.memory.pairs.shape
+    has_sides = _sums_by_side(n, rows, box)
+    if has_sides == (state.sides is not None):
+        return state
+    if not has_sides:
+        return state._replace(sides=None)
+    sides = unknown_sides(n, rows // 2, state.x.dtype)
+    return state._replace(memory=memory.with_all_products(state.memory), sides=sides)
+
+
+def _sums_by_side(n: int, rows: int, box: Box) -> bool:
+    """True where the reduced system is large enough to carry its sums on."""
+    return n > max(rows, FEW_VARIABLES) and not box.is_everything
 
 
 def refuse_invalid(state: State, box: Box, options: Options) -> State:

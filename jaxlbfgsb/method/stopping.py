@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlbfgsb.types import Boolean, Scalar, Vector
+from jaxlbfgsb.types import Boolean, Scalar
 
 NOISE = 10
 """The rounding error of f is taken to be this many units in its last place."""
@@ -40,12 +40,12 @@ def observed_noise(earlier: Scalar, value: Scalar, predicted: Scalar) -> Scalar:
     return jnp.where(is_noise, jnp.clip(change, least, FOREIGN * least), least)
 
 
-def gradient_noise(x: Vector, noise: Scalar, curvature: Scalar) -> Scalar:
+def gradient_noise(x_norm: Scalar, noise: Scalar, curvature: Scalar) -> Scalar:
     """The projected gradient that rounding alone can leave.
 
     With ``k`` the curvature last measured along a step and ``e`` the rounding error of
     f: a step that changes f by e has length ``sqrt(2 e / k)`` and changes the gradient
     by ``sqrt(2 e k)``; and x itself is known to ``10 eps max|x|`` only.
     """
-    of_x = NOISE * np.finfo(x.dtype).eps * jnp.max(jnp.abs(x))
+    of_x = NOISE * np.finfo(x_norm.dtype).eps * x_norm
     return jnp.sqrt(2 * curvature * noise) + curvature * of_x

@@ -114,6 +114,16 @@ def small_kernel(function: Callable[..., _Out], n: int) -> Callable[..., _Out]:
     return one_kernel(function) if n > FEW_VARIABLES else function
 
 
+def unless(condition: jax.Array, question: Callable[[], jax.Array], n: int) -> jax.Array:
+    """``condition | question()``; on a CPU many variables are not asked where it is known."""
+    if n <= FEW_VARIABLES:
+        return condition | question()
+    return lax.platform_dependent(
+        cpu=lambda: lax.cond(condition, lambda: jnp.ones_like(condition), question),
+        default=lambda: condition | question(),
+    )
+
+
 def fits_one_kernel(closed: ClosedJaxpr) -> bool:
     """True if XLA is sure to compile this program inside of a kernel."""
     return all(_fits(eqn) for eqn in _equations(closed.jaxpr))
