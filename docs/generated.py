@@ -6,6 +6,7 @@
 - The notebooks become pages.
 """
 
+import functools
 import inspect
 import json
 import re
@@ -82,8 +83,8 @@ def _batch():
     return _table(("n", "problems", *names), rows) + "\n\n" + _origin(record, record["command"])
 
 
-def _small():
-    record = _record("small")
+def _collection(suite):
+    record = _record(suite)
     summary = record["summary"]["CUTEst"]
     rows = []
     for name, entry in summary.items():
@@ -131,6 +132,33 @@ def _large():
     return _table(columns, rows) + "\n\n" + _origin(record, record["command"])
 
 
+def _compile():
+    record = _record("compile")
+    rows = [
+        (
+            row["way"],
+            row["n"],
+            row["solver"],
+            f"{row['first_call']:.2f}",
+            f"{1e6 * row['warm']:.0f}",
+        )
+        for row in record["rows"]
+        if "first_call" in row
+    ]
+    columns = ("way", "n", "solver", "first call, s", "later calls, us")
+    return _table(columns, rows) + "\n\n" + _origin(record, record["command"])
+
+
+def _memory():
+    record = _record("memory")
+    rows = [
+        (row["problem"], f"{row['n']:,}", f"{row['numbers']:.1f}", row["bar"])
+        for row in record["rows"]
+    ]
+    columns = ("problem", "n", "numbers for each variable", "2 m + 14")
+    return _table(columns, rows) + "\n\n" + _origin(record, record["command"])
+
+
 def _derivatives():
     record = _record("implicit")
     rows = [(name, *outcomes) for name, outcomes in record["jaxopt"].items()]
@@ -150,8 +178,11 @@ MADE = {
     "api": _api,
     "endings": _endings,
     "batch": _batch,
-    "small": _small,
+    "small": functools.partial(_collection, "small"),
+    "medium": functools.partial(_collection, "medium"),
     "large": _large,
+    "compile": _compile,
+    "memory": _memory,
     "fidelity": _fidelity,
     "derivatives": _derivatives,
 }

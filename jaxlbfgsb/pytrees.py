@@ -44,7 +44,7 @@ def checked_x0(x0: PyTree) -> PyTree:
     arrays = [leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for leaf in leaves]
     for array in arrays:
         if array.dtype not in _DTYPES:
-            raise _wrong_dtype(array.dtype)
+            raise _wrong_dtype(array.dtype, is_list=_is_list(x0))
     if not any(array.size for array in arrays):
         raise ValueError("x0 has no variables: all its arrays are empty.")
     for array in arrays:
@@ -55,11 +55,18 @@ def checked_x0(x0: PyTree) -> PyTree:
     return jax.tree.unflatten(tree, arrays)
 
 
-def _wrong_dtype(dtype: Any) -> TypeError:
+def _is_list(tree: PyTree) -> bool:
+    """True for a list of numbers, which looks like an array and is a pytree of scalars."""
+    is_sequence = isinstance(tree, list | tuple) and len(tree) > 0
+    return is_sequence and all(isinstance(entry, int | float) for entry in tree)
+
+
+def _wrong_dtype(dtype: Any, is_list: bool) -> TypeError:
     if not jnp.issubdtype(dtype, jnp.floating):
+        hint = " (A list is a pytree here, each number a variable by itself.)" if is_list else ""
         return TypeError(
             f"x0 must hold floating-point arrays; it holds dtype {dtype}. "
-            "Convert it, for example with jnp.asarray(x0, float)."
+            f"Convert it, for example with jnp.asarray(x0, float).{hint}"
         )
     return TypeError(
         f"x0 must be float32 or float64; it holds {dtype}. "
@@ -110,6 +117,11 @@ def _spread(side: Any, name: str, x0: PyTree, x_leaves: list[Any]) -> BoundLeave
                 is_leaf=_is_none,
             )
     if len(spread) != len(x_leaves):
+        if _is_list(side) and not isinstance(x0, list | tuple):
+            raise ValueError(
+                f"The {name} bounds are a list or tuple of numbers, a pytree; for an array x0 "
+                f"give an array, for example jnp.array({list(side)}). {_RIGHT_FORM}"
+            )
         given = jax.tree.structure(side, is_leaf=_is_none)
         x_tree = jax.tree.structure(x0)
         raise ValueError(
