@@ -23,10 +23,12 @@ LEAST_SHARE = 0.1
 """Of the free variables in the square of a pair, for a difference that keeps its digits."""
 LEAST_LEFT = 1e-3
 """Of a sum from which variables were taken away, before it is summed anew."""
-FEW = 256
-"""Variables that may change sides, at least, before all is summed anew."""
-FEW_SHARE = 32
-"""With very many variables ``n / FEW_SHARE`` of them."""
+COLUMNS = 64
+"""Variables that change sides are taken together, at least so many."""
+COLUMNS_SHARE = 64
+"""With very many variables ``n / COLUMNS_SHARE`` of them."""
+LARGEST_CHANGE = 8
+"""Where more than ``n / LARGEST_CHANGE`` change sides, to sum anew is as fast."""
 
 
 class Sides(NamedTuple):
@@ -201,19 +203,20 @@ def _with_sides_changed(memory: Memory, free: Mask, last: Sides) -> tuple[Middle
     """The products after some variables changed sides, and False if those are too many."""
     pairs = memory.pairs
     n = free.shape[0]
-    few = min(max(FEW, n // FEW_SHARE), n)
+    size = max(COLUMNS, n // COLUMNS_SHARE)
     changed = free != last.free
-    count = jnp.sum(changed)
+    count = jnp.sum(changed, dtype=jnp.int32)
 
-    def change() -> MiddleMatrix:
-        index = positions(changed, few)
+    def change(k: Integer, products: MiddleMatrix) -> MiddleMatrix:
+        index = positions(changed, size, size * k)
         columns = jnp.take(pairs, index, axis=1, mode="clip")
         signs = jnp.where(jnp.take(free, index, mode="clip"), 1, -1).astype(pairs.dtype)
         entered = dot(columns * jnp.where(index < n, signs, 0), columns.T)
-        return last.products + jnp.where(_over_free(memory), entered, -entered)
+        return products + jnp.where(_over_free(memory), entered, -entered)
 
-    products = lax.cond((count > 0) & (count <= few), change, lambda: last.products)
-    return products, count <= few
+    are_few = count <= n // LARGEST_CHANGE
+    chunks = jnp.where(are_few, (count + size - 1) // size, 0)
+    return lax.fori_loop(0, chunks, change, last.products), are_few
 
 
 def solve_K(memory: Memory, by_side: MiddleMatrix, v: Coefficients) -> Coefficients:
