@@ -185,13 +185,17 @@ def compare(name: str, limit: float = math.inf) -> dict[str, Any]:
     fun(problem.x0)
     compiled_in = time.perf_counter() - started
     theirs = run_scipy(problem, fun, limit)
-    ours = run_ours(problem, fun, limit)
+    return judged(problem, run_ours(problem, fun, limit), theirs, compiled_in)
+
+
+def judged(problem: Problem, ours: Run, theirs: Run, compiled_in: float = 0) -> dict[str, Any]:
+    """The row of two runs."""
     cut = theirs.cut or ours.cut
     split = first_split(ours.points, theirs.points)
     if split is None and not cut and ours.nfev != theirs.nfev:
         split = min(ours.nfev, theirs.nfev)  # one goes on where the other stops
     row = {
-        "problem": name,
+        "problem": problem.name,
         "n": problem.n,
         "nit": [ours.nit, theirs.nit],
         "nfev": [ours.nfev, theirs.nfev],

@@ -103,8 +103,8 @@ def _collection(suite):
     return _table(columns, rows) + "\n\n" + _origin(record, record["command"])
 
 
-def _fidelity():
-    record = _record("fidelity-bounded")
+def _fidelity(problems):
+    record = _record(f"fidelity-{problems}")
     rows = [
         (name, f"{entry['hits']} of {entry['of']}" if isinstance(entry, dict) else entry)
         for name, entry in record["summary"].items()
@@ -112,7 +112,7 @@ def _fidelity():
     ]
     for name in ("splits early", "f worse"):
         rows.append((name, ", ".join(record["summary"][name]) or "none"))
-    command = "python -m benchmarks.fidelity --list bounded"
+    command = f"python -m benchmarks.fidelity --list {problems}"
     return _table(("against SciPy", ""), rows) + "\n\n" + _origin(record, command)
 
 
@@ -183,6 +183,7 @@ MADE = {
     "large": _large,
     "compile": _compile,
     "memory": _memory,
-    "fidelity": _fidelity,
+    "fidelity_bounded": functools.partial(_fidelity, "bounded"),
+    "fidelity_unconstrained": functools.partial(_fidelity, "unconstrained"),
     "derivatives": _derivatives,
 }

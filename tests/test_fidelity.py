@@ -109,4 +109,8 @@ def test_noise_changes_the_last_place_and_no_short_run():
     values, gradients = zip(*changed, strict=True)
     assert set(values) == {2 - 2 * noise.EPS, 2.0, 2 + 2 * noise.EPS}
     assert 0 < np.max(np.abs(np.array(gradients) / gradient - 1)) <= 1.5 * noise.EPS
-    assert noise.against_itself("HS4", 3)["f worse"] == 0
+    rows = noise.against_itself(load("HS4"), 3)
+    assert noise.line(rows)["f worse"] == 0
+    table = fidelity.summarise(rows[:1])
+    same = noise.summarise([table, table])["same nit and nfev (n <= 100)"]
+    assert same == {"of": 1, "least": 1, "median": 1, "most": 1}

@@ -240,16 +240,17 @@ class TestTransformations:
         _, xs = jax.lax.scan(body, jnp.zeros(3), targets)
         np.testing.assert_allclose(xs, np.clip(targets, -1, 1), atol=1e-5)
 
-    def test_shard_map(self):
+    @pytest.mark.parametrize("n", [2, 300])
+    def test_shard_map(self, n):
         mesh = Mesh(np.array(jax.devices()[:1]), ("i",))
         spec = PartitionSpec("i")
 
         def solve(targets):
-            return jax.vmap(lambda t: minimize(distance, jnp.zeros(2), (t,), bounds=(0, 1)).x)(
+            return jax.vmap(lambda t: minimize(distance, jnp.zeros(n), (t,), bounds=(0, 1)).x)(
                 targets
             )
 
-        targets = np.random.default_rng(0).normal(size=(4, 2))
+        targets = np.random.default_rng(0).normal(size=(4, n))
         xs = jax.jit(jax.shard_map(solve, mesh=mesh, in_specs=spec, out_specs=spec))(targets)
         np.testing.assert_allclose(xs, np.clip(targets, 0, 1), atol=1e-5)
 

@@ -21,7 +21,6 @@ TILE = 16
 """Rows of the triangle of ones."""
 WORD = 32
 """Bits of a word."""
-_POWERS = 2 ** np.arange(WORD, dtype=np.uint32)
 
 
 def soonest(
@@ -85,7 +84,8 @@ def positions(mask: Mask, size: int, skipped: Integer | int = 0) -> jax.Array:
     """
     n = mask.shape[0]
     bits = jnp.pad(mask, (0, -n % WORD)).reshape(-1, WORD)
-    words = jnp.sum(jnp.where(bits, _POWERS, 0), axis=1, dtype=jnp.uint32)
+    powers = jnp.left_shift(np.uint32(1), lax.iota(np.uint32, WORD))
+    words = jnp.sum(jnp.where(bits, powers, 0), axis=1, dtype=jnp.uint32)
     passed = jnp.cumsum(lax.population_count(words).astype(jnp.int32))
     k = skipped + jnp.arange(size, dtype=jnp.int32)
     at = jnp.searchsorted(passed, k, side="right").astype(jnp.int32)
@@ -112,14 +112,14 @@ def prefix_sums(A: jax.Array) -> jax.Array:
     """The running sums of each row."""
     rows, columns = A.shape
     if columns <= TILE:
-        return _dot(A, np.triu(np.ones((columns, columns), A.dtype)))
+        return _dot(A, jnp.triu(jnp.ones((columns, columns), A.dtype)))
     padded = -columns % TILE
     tiles = jnp.pad(A, ((0, 0), (0, padded))).reshape(-1, TILE)
-    within = _dot(tiles, np.triu(np.ones((TILE, TILE), A.dtype))).reshape(rows, -1, TILE)
+    within = _dot(tiles, jnp.triu(jnp.ones((TILE, TILE), A.dtype))).reshape(rows, -1, TILE)
     totals = within[:, :, -1]
     before = prefix_sums(totals) - totals
     return (within + before[:, :, None]).reshape(rows, -1)[:, :columns]
 
 
-def _dot(A: jax.Array, B: np.ndarray) -> jax.Array:
+def _dot(A: jax.Array, B: jax.Array) -> jax.Array:
     return jnp.dot(A, B, precision=lax.Precision.HIGHEST)
