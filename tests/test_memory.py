@@ -68,9 +68,9 @@ def test_both_ways_to_write_agree(m, stored, dtype):
     for count in range(2 * m + 1):
         before = histories.memory_of(oracles.random_pairs(rng, N, count), N, m, dtype)
         ((s, y),) = histories.rounded(oracles.random_pairs(rng, N, 1), dtype)
-        given = [jnp.asarray(v, dtype) for v in (s, y, s @ y)]
+        given = tuple(jnp.asarray(v, dtype) for v in (2 * s, 0.5, y, s @ y))
         if_stored, either_way = (
-            jax.jit(write, static_argnums=5)(before, *given, jnp.asarray(stored), False)
+            jax.jit(write, static_argnums=3)(before, given, jnp.asarray(stored), False)
             for write in (memory._written_if_stored, memory._written_either_way)
         )
         assert_same_bits(if_stored[0], either_way[0])

@@ -44,7 +44,7 @@ def projected_gradient(x: Vector, g: Vector, box: Box) -> Vector:
     """The negative of ``P(x - g) - x`` (6.1); ``x`` must lie in the box."""
     if box.lower is None or box.upper is None:
         return g
-    return jnp.minimum(x - box.lower, jnp.maximum(x - box.upper, g))
+    return jnp.where(g < 0, jnp.maximum(x - box.upper, g), jnp.minimum(x - box.lower, g))
 
 
 def infinity_norm(v: Vector) -> Scalar:

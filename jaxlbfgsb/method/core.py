@@ -94,9 +94,10 @@ def advance_running(
         state, value, gradient, box, options, jnp.asarray(evaluations)
     )
     moved = taken.moved
+    constrained = is_constrained(box)  # outside of the branch, which XLA takes nothing out of
     direction = lax.cond(
         taken.turns,
-        lambda: new_direction(moved.x, moved.gradient, box, moved.memory, moved.sides),
+        lambda: new_direction(moved.x, moved.gradient, box, moved.memory, moved.sides, constrained),
         lambda: Direction(state.xhat, jnp.zeros_like(taken.turns), state.sides),
     )
     return part_kernel(_turn, *shape)(taken, direction, box)
@@ -285,15 +286,15 @@ def _remember(
     The pair is skipped where its curvature is lost in rounding or overflows.
     """
     step = state.search.step
-    s = step * (state.xhat - state.x)
+    d = state.xhat - state.x
     y = gradient - state.gradient
     descent = -step * state.search.initial_slope
     sy = step * (slope - state.search.initial_slope)
     theta = memory.dot(y, y) / jnp.where(sy > 0, sy, 1)
     curved = sy > np.finfo(value.dtype).eps * descent
     stores = moves & curved & (theta > 0) & jnp.isfinite(theta)
-    for_inverse = box.is_everything and len(s) > FEW_VARIABLES
-    pairs = memory.update(state.memory, s, y, sy, stores, for_inverse)
+    for_inverse = box.is_everything and len(d) > FEW_VARIABLES
+    pairs = memory.update(state.memory, d, y, sy, stores, step, for_inverse)
     curvature = jnp.where(stores, sy / (step * state.d_norm) ** 2, state.curvature)
     return pairs, curvature
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxlbfgsb.method.box import Box, infinity_norm, is_constrained, project
+from jaxlbfgsb.method.box import Box, infinity_norm, project
 from jaxlbfgsb.method.cauchy import generalized_cauchy_point
 from jaxlbfgsb.method.inverse import inverse_times
 from jaxlbfgsb.method.memory import Memory, dot
@@ -27,8 +27,12 @@ class Direction(NamedTuple):
     sides: Sides | None
 
 
-def new_direction(x: Vector, g: Vector, box: Box, pairs: Memory, sides: Sides | None) -> Direction:
+def new_direction(
+    x: Vector, g: Vector, box: Box, pairs: Memory, sides: Sides | None, constrained: Boolean
+) -> Direction:
     """The direction, and for the next one what it summed over the free variables.
+
+    `constrained` is True if the box bounds anything.
 
     With nothing stored ``B = I``, and the Cauchy point is ``P(x - g)``.  The same step
     stands in, in the same call, where the factorisations break down or the direction is
@@ -48,7 +52,7 @@ def new_direction(x: Vector, g: Vector, box: Box, pairs: Memory, sides: Sides | 
         xhat, sides = newton()
     else:
         xhat, sides = lax.cond(
-            is_constrained(box) & stored,
+            constrained & stored,
             lambda: _constrained_step(x, g, box, pairs, sides),
             newton,
         )

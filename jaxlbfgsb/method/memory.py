@@ -16,7 +16,7 @@ change.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,9 @@ from jaxlbfgsb.types import (
     Scalar,
     Vector,
 )
+
+_Pair: TypeAlias = tuple[Vector, Scalar, Vector, Scalar]
+"""d and the step that make s, then y and ``s'y``: s itself is made only where it is stored."""
 
 
 class Memory(NamedTuple):
@@ -83,18 +86,22 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def update(
-    memory: Memory, s: Vector, y: Vector, sy: Scalar, store: Boolean, for_inverse: bool = False
+    memory: Memory,
+    d: Vector,
+    y: Vector,
+    sy: Scalar,
+    store: Boolean,
+    step: Scalar | float = 1.0,
+    for_inverse: bool = False,
 ) -> Memory:
-    """Store the pair ``(s, y)`` with ``s'y = sy > 0`` where `store` is True.
+    """Store the pair of ``s = step d`` and y with ``s'y = sy > 0`` where `store` is True.
 
     A pass over the history for the products with y, and one for those with s unless only
     the inverse of B is wanted.
     """
     rows, products = lax.platform_dependent(
         memory,
-        s,
-        y,
-        sy,
+        (d, jnp.asarray(step, d.dtype), y, sy),
         store,
         cpu=functools.partial(_written_if_stored, for_inverse=for_inverse),
         default=functools.partial(_written_either_way, for_inverse=for_inverse),
@@ -112,44 +119,40 @@ def update(
 
 
 def _written_if_stored(
-    memory: Memory, s: Vector, y: Vector, sy: Scalar, store: Boolean, for_inverse: bool
+    memory: Memory, pair: _Pair, store: Boolean, for_inverse: bool
 ) -> tuple[PairRows, MiddleMatrix]:
     """A loop of at most one turn, which writes in place; a branch would copy the history."""
 
     def write(carry: tuple[Boolean, PairRows, MiddleMatrix]) -> tuple[Any, PairRows, MiddleMatrix]:
         store, pairs, products = carry
-        return jnp.zeros_like(store), *_written(
-            pairs, products, memory.place, s, y, sy, for_inverse
-        )
+        written = _written(pairs, products, memory.place, pair, for_inverse)
+        return jnp.zeros_like(store), *written
 
     start = (store, memory.pairs, memory.products)
     return lax.while_loop(lambda carry: carry[0], write, start)[1:]
 
 
 def _written_either_way(
-    memory: Memory, s: Vector, y: Vector, sy: Scalar, store: Boolean, for_inverse: bool
+    memory: Memory, pair: _Pair, store: Boolean, for_inverse: bool
 ) -> tuple[PairRows, MiddleMatrix]:
     """The old rows again where nothing is stored: what costs least for many lanes in step."""
     old_s, old_y, _ = pair_at(memory, memory.place)
-    s, y = jnp.where(store, s, old_s), jnp.where(store, y, old_y)
-    pairs, products = _written(memory.pairs, memory.products, memory.place, s, y, sy, for_inverse)
+    d, step, y, sy = pair
+    s, y = jnp.where(store, step * d, old_s), jnp.where(store, y, old_y)
+    pair = s, jnp.ones_like(step), y, sy
+    pairs, products = _written(memory.pairs, memory.products, memory.place, pair, for_inverse)
     return pairs, jnp.where(store, products, memory.products)
 
 
 def _written(
-    pairs: PairRows,
-    products: MiddleMatrix,
-    place: Integer,
-    s: Vector,
-    y: Vector,
-    sy: Scalar,
-    for_inverse: bool,
+    pairs: PairRows, products: MiddleMatrix, place: Integer, pair: _Pair, for_inverse: bool
 ) -> tuple[PairRows, MiddleMatrix]:
     m = pairs.shape[0] // 2
-    for row, index in ((y, place), (s, m + place)):
+    d, step, y, sy = pair
+    for row, index in ((y, place), (step * d, m + place)):
         pairs = lax.dynamic_update_index_in_dim(pairs, row, index, 0)
     with_y = dot(pairs, y)
-    with_s = jnp.zeros_like(with_y) if for_inverse else dot(pairs, s)
+    with_s = jnp.zeros_like(with_y) if for_inverse else step * dot(pairs, d)
     with_y = lax.dynamic_update_index_in_dim(with_y, sy, m + place, 0)
     with_s = lax.dynamic_update_index_in_dim(with_s, sy, place, 0)
     for column, index in ((with_y, place), (with_s, m + place)):
