@@ -116,6 +116,17 @@ def _fidelity(problems):
     return _table(("against SciPy", ""), rows) + "\n\n" + _origin(record, command)
 
 
+def _noise():
+    record = _record("noise")
+    ours = _record("fidelity-bounded")["summary"]
+    rows = [
+        (name, f"{ours[name]['hits']} of {hits['of']}", hits["least"], hits["median"], hits["most"])
+        for name, hits in record["summary"].items()
+    ]
+    columns = ("against SciPy", "here", "SciPy: least", "median", "most")
+    return _table(columns, rows) + "\n\n" + _origin(record, record["command"])
+
+
 def _large():
     record = _record("large")
     rows = []
@@ -184,6 +195,7 @@ MADE = {
     "compile": _compile,
     "memory": _memory,
     "fidelity_bounded": functools.partial(_fidelity, "bounded"),
+    "noise": _noise,
     "fidelity_unconstrained": functools.partial(_fidelity, "unconstrained"),
     "derivatives": _derivatives,
 }
