@@ -85,7 +85,8 @@ def _batch():
 
 def _collection(suite):
     record = _record(suite)
-    summary = record["summary"]["CUTEst"]
+    summary = record["summary"]
+    summary = summary.get("CUTEst", summary)
     rows = []
     for name, entry in summary.items():
         if not isinstance(entry, dict):
