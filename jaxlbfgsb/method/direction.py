@@ -1,4 +1,7 @@
-"""A new search direction from ``(x, g, memory)`` alone (BLNZ sections 4 and 5): the heavy half."""
+"""A new search direction (BLNZ sections 4 and 5): the heavy half.
+
+It depends on ``(x, g, memory)`` alone; `sides` only saves it sums that it made before.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ class Direction(NamedTuple):
     forgets: Boolean
     """True if the memory is forgotten."""
     sides: Sides | None
+    """The sums for the next one to carry on; None where there are none."""
 
 
 def new_direction(

@@ -7,7 +7,7 @@ kept; ``theta = y'y / s'y``; ``W = [Y, theta S]`` (3.3); ``D`` the diagonal of `
 Order.  Pairs live in a ring: the new pair takes the place of the oldest.  ``L`` is
 "below the diagonal" *by age*: ``L_ij = s_i' y_j`` where pair i is newer than pair j.
 All else is indifferent to a permutation of the pairs, so nothing is ever moved or
-sorted: `is_newer` states the order once, and everything stays in ring order.
+sorted: `ages` states the order once, and everything stays in ring order.
 
 Empty places are masked in ``W`` and hold an identity in ``M``, so that shapes never
 change.

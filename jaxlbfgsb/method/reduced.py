@@ -45,7 +45,7 @@ class Sides(NamedTuple):
     largest: Coefficients
     """What each entry of the diagonal was at most since it was last summed as a whole."""
     known: Boolean
-    """False where pairs were stored since."""
+    """False where more than one pair may have been stored since."""
 
 
 def unknown_sides(n: int, m: int, dtype: jnp.dtype) -> Sides:
@@ -204,6 +204,7 @@ def _with_sides_changed(memory: Memory, free: Mask, last: Sides) -> tuple[Middle
     pairs = memory.pairs
     n = free.shape[0]
     size = max(COLUMNS, n // COLUMNS_SHARE)
+    over_free = _over_free(memory)
     changed = free != last.free
     count = jnp.sum(changed, dtype=jnp.int32)
 
@@ -212,7 +213,7 @@ def _with_sides_changed(memory: Memory, free: Mask, last: Sides) -> tuple[Middle
         columns = jnp.take(pairs, index, axis=1, mode="clip")
         signs = jnp.where(jnp.take(free, index, mode="clip"), 1, -1).astype(pairs.dtype)
         entered = dot(columns * jnp.where(index < n, signs, 0), columns.T)
-        return products + jnp.where(_over_free(memory), entered, -entered)
+        return products + jnp.where(over_free, entered, -entered)
 
     are_few = count <= n // LARGEST_CHANGE
     chunks = jnp.where(are_few, (count + size - 1) // size, 0)
