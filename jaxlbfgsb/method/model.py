@@ -76,9 +76,9 @@ class Dense(NamedTuple):
     def solve_free(self, free: Mask, r: Vector) -> Vector:
         n = self.matrix.shape[0]
         both = free[:, None] & free[None, :]
-        C = small.cholesky(jnp.where(both, self.matrix, jnp.eye(n, dtype=r.dtype)))
-        half = small.solve_lower(C, jnp.where(free, r, 0)[:, None])
-        return small.solve_lower_transposed(C, half)[:, 0]
+        reduced = jnp.where(both, self.matrix, jnp.eye(n, dtype=r.dtype))
+        R, half = small.cholesky(reduced, jnp.where(free, r, 0)[:, None])
+        return small.solve_upper(R, half)[:, 0]
 
 
 def dense(memory: Memory) -> Dense:
@@ -194,7 +194,7 @@ def _middle(
     L = jnp.where(both_used & is_newer, sy, 0)
     L_invD = L * invD
     T = jnp.where(both_used, theta * ss, identity) + small.product(L_invD, L.T)
-    P = small.solve_lower(small.cholesky(T), jnp.concatenate([L_invD, identity], axis=1))
+    _, P = small.cholesky(T, jnp.concatenate([L_invD, identity], axis=1))
     scale = jnp.concatenate([used.astype(theta.dtype), jnp.where(used, theta, 0)])
     return scale, P, jnp.concatenate([invD, jnp.zeros_like(invD)])
 

@@ -240,11 +240,9 @@ def solve_K(memory: Memory, by_side: MiddleMatrix, v: Coefficients) -> Coefficie
     K21 = jnp.where(both_used, jnp.where(is_newer, cross, -cross), 0)
     K22 = jnp.where(both_used, theta * by_side[m:, m:], identity)
 
-    C1 = small.cholesky(K11)
-    E = small.solve_lower(C1, jnp.concatenate([K21.T, v[:m, None]], axis=1))
+    R1, E = small.cholesky(K11, jnp.concatenate([K21.T, v[:m, None]], axis=1))
     E, e = E[:, :m], E[:, m]
-    C2 = small.cholesky(K22 + small.product(E.T, E))
-    half = small.solve_lower(C2, (v[m:] + dot(e, E))[:, None])
-    b = small.solve_lower_transposed(C2, half)[:, 0]
-    a = small.solve_lower_transposed(C1, (dot(E, b) - e)[:, None])[:, 0]
+    R2, half = small.cholesky(K22 + small.product(E.T, E), (v[m:] + dot(e, E))[:, None])
+    b = small.solve_upper(R2, half)[:, 0]
+    a = small.solve_upper(R1, (dot(E, b) - e)[:, None])[:, 0]
     return jnp.concatenate([a, b])

@@ -19,9 +19,17 @@ def product(A: AnyMatrix, B: AnyMatrix) -> AnyMatrix:
     return lax.platform_dependent(A, B, cpu=_product_by_terms, default=_library_product)
 
 
-def cholesky(A: SquareMatrix) -> SquareMatrix:
-    """The lower triangular C with ``C C' = A``; NaN where A is not positive definite."""
-    return lax.platform_dependent(A, cpu=_cholesky_by_columns, default=_library_cholesky)
+def cholesky(A: SquareMatrix, B: AnyMatrix) -> tuple[SquareMatrix, AnyMatrix]:
+    """The upper triangular R with ``R'R = A``, and ``inv(R') B``.
+
+    NaN where A is not positive definite.
+    """
+    return lax.platform_dependent(A, B, cpu=_cholesky_by_rows, default=_library_cholesky)
+
+
+def solve_upper(R: SquareMatrix, B: AnyMatrix) -> AnyMatrix:
+    """``inv(R) B`` for an upper triangular R."""
+    return solve_lower_transposed(R.T, B)
 
 
 def solve_lower(C: SquareMatrix, B: AnyMatrix) -> AnyMatrix:
@@ -38,8 +46,9 @@ def _library_product(A: jax.Array, B: jax.Array) -> jax.Array:
     return jnp.dot(A, B, precision=lax.Precision.HIGHEST)
 
 
-def _library_cholesky(A: jax.Array) -> jax.Array:
-    return lax.linalg.cholesky(A, symmetrize_input=False)
+def _library_cholesky(A: jax.Array, B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    C = lax.linalg.cholesky(A, symmetrize_input=False)
+    return C.T, _library_solve(C, B)
 
 
 def _library_solve(C: jax.Array, B: jax.Array) -> jax.Array:
@@ -68,17 +77,19 @@ def _product_by_terms(A: jax.Array, B: jax.Array) -> jax.Array:
     return lax.fori_loop(1, A.shape[1], add, A[:, :1] * B[:1, :])
 
 
-def _cholesky_by_columns(A: jax.Array) -> jax.Array:
-    index = jnp.arange(A.shape[0])
+def _cholesky_by_rows(A: jax.Array, B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Row after row of ``[R, inv(R') B]``: one product with the rows before it for each."""
+    n = A.shape[0]
+    M = jnp.concatenate([A, B], axis=1)
+    index = jnp.arange(M.shape[1])
 
-    def eliminate(j: jax.Array, A: jax.Array) -> jax.Array:
-        column = _column(A, j)
-        pivot = jnp.sqrt(_at(column, j))
-        below = jnp.where(index > j, column / pivot, 0)
-        done = jnp.where(index == j, pivot, below)
-        return jnp.where(index == j, done[:, None], A - below[:, None] * below[None, :])
+    def eliminate(j: jax.Array, R: jax.Array) -> jax.Array:
+        row = _at(M, j) - _library_product(_column(R, j), R)
+        row = jnp.where(index >= j, row / jnp.sqrt(_at(row, j)), 0)
+        return lax.dynamic_update_index_in_dim(R, row, j, 0)
 
-    return lax.fori_loop(0, A.shape[0], eliminate, A)
+    R = lax.fori_loop(0, n, eliminate, jnp.zeros_like(M))
+    return R[:, :n], R[:, n:]
 
 
 def _substitute(C: jax.Array, B: jax.Array) -> jax.Array:
