@@ -10,7 +10,7 @@ import oracles
 import pytest
 
 from jaxlbfgsb.method import memory
-from jaxlbfgsb.method.inverse import inverse_times
+from jaxlbfgsb.method.inverse import InverseHessian, inverse_times
 
 N = 12
 
@@ -63,14 +63,15 @@ def test_a_skipped_pair_changes_no_bit(m, dtype):
 
 @pytest.mark.parametrize("m", [1, 4])
 @pytest.mark.parametrize("stored", [True, False])
-def test_both_ways_to_write_agree(m, stored, dtype):
+@pytest.mark.parametrize("wanted", memory.Wanted)
+def test_both_ways_to_write_agree(m, stored, wanted, dtype):
     rng = np.random.default_rng(45 + m)
     for count in range(2 * m + 1):
         before = histories.memory_of(oracles.random_pairs(rng, N, count), N, m, dtype)
         ((s, y),) = histories.rounded(oracles.random_pairs(rng, N, 1), dtype)
         given = tuple(jnp.asarray(v, dtype) for v in (2 * s, 0.5, y, s @ y))
         if_stored, either_way = (
-            jax.jit(write, static_argnums=3)(before, given, jnp.asarray(stored), False)
+            jax.jit(write, static_argnums=3)(before, given, jnp.asarray(stored), wanted)
             for write in (memory._written_if_stored, memory._written_either_way)
         )
         assert_same_bits(if_stored[0], either_way[0])
@@ -84,7 +85,7 @@ def test_both_ways_to_write_agree(m, stored, dtype):
 def test_what_the_inverse_needs_of_the_products(m, dtype):
     """The rest is missing, and can be had later."""
     rng = np.random.default_rng(48 + m)
-    for_inverse = jax.jit(functools.partial(memory.update, for_inverse=True))
+    for_inverse = jax.jit(functools.partial(memory.update, wanted=memory.Wanted.WITH_Y))
     pairs = histories.rounded(oracles.random_pairs(rng, N, 2 * m + 1), dtype)
     kept = part = histories.empty(N, m, np.dtype(dtype))
     for s, y in pairs:
@@ -104,6 +105,28 @@ def test_what_the_inverse_needs_of_the_products(m, dtype):
         got, expected = (inverse_times(k, v) for k in (part, kept))
         size = np.abs(expected).max()
         np.testing.assert_allclose(got, expected, atol=close(dtype, size))
+
+
+@pytest.mark.parametrize("m", [N // 2, N])
+def test_what_few_variables_need_of_the_products(m, dtype):
+    """``s'y`` and ``y'y``: B, H and its diagonal are those of a memory with all of them."""
+    rng = np.random.default_rng(49 + m)
+    own = jax.jit(functools.partial(memory.update, wanted=memory.Wanted.OWN))
+    kept = part = histories.empty(N, m, np.dtype(dtype))
+    for s, y in histories.rounded(oracles.random_pairs(rng, N, m + 3), dtype):
+        pair = [jnp.asarray(v, dtype) for v in (s, y, s @ y)]
+        kept = histories.update(kept, *pair, jnp.asarray(True))
+        part = own(part, *pair, jnp.asarray(True))
+        np.testing.assert_allclose(part.theta, kept.theta, rtol=close(dtype, 1))
+        everything = memory.with_all_products(part)
+        np.testing.assert_allclose(everything.products, kept.products, atol=close(dtype, 30))
+        of_part, of_all = (InverseHessian(k) for k in (part, kept))
+        for got, expected in (
+            (histories.FORMS["dense"](part).matrix, histories.FORMS["dense"](kept).matrix),
+            (of_part.todense(), of_all.todense()),
+            (of_part.diagonal(), of_all.diagonal()),
+        ):
+            np.testing.assert_allclose(got, expected, atol=close(dtype, np.abs(expected).max()))
 
 
 def test_ages_count_back_from_the_newest_pair():

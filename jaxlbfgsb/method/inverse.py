@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxlbfgsb.method.memory import Memory, ages, dot, pair_at
+from jaxlbfgsb.method.memory import Memory, ages, dot, pair_at, with_all_products
 from jaxlbfgsb.types import Ages, Coefficients, Integer, MiddleMatrix, Scalar, Vector
 from jaxlbfgsb.xla import small
 from jaxlbfgsb.xla.kernel import small_kernel
@@ -24,7 +24,7 @@ from jaxlbfgsb.xla.kernel import small_kernel
 def inverse_times(memory: Memory, v: Vector) -> Vector:
     """``H v``."""
     rows, n = memory.pairs.shape
-    return _two_loops(memory, v) if n <= rows // 2 else _compact_inverse_times(memory, v)
+    return _two_loops(memory, v) if n <= rows else _compact_inverse_times(memory, v)
 
 
 def _two_loops(memory: Memory, v: Vector) -> Vector:
@@ -169,7 +169,7 @@ class InverseHessian:
 
     def diagonal(self) -> jax.Array:
         """The diagonal, shape (n,), without the matrix."""
-        memory = self.memory
+        memory = with_all_products(self.memory)
         m = memory.pairs.shape[-2] // 2
         R, middle, newest_first, used = _factors(
             memory.products, memory.theta, memory.place, memory.count

@@ -15,6 +15,7 @@ change.
 
 from __future__ import annotations
 
+import enum
 import functools
 from typing import Any, NamedTuple, TypeAlias
 
@@ -42,16 +43,23 @@ class Memory(NamedTuple):
     pairs: PairRows
     """``[Y; S]``: m rows of y, then m rows of s, both in ring order."""
     products: MiddleMatrix
-    """``[Y; S] [Y; S]'``, with ``s'y`` of each pair as the line search measured it.
-
-    Of many variables without bounds only those of each y with what is as old or older: all
-    that the inverse of B needs.
-    """
+    """``[Y; S] [Y; S]'``, with ``s'y`` of each pair as the line search measured it; or a part
+    of it, see `Wanted`."""
     theta: Scalar
     count: Integer  # type: ignore[assignment]
     """Pairs in use, at most m."""
     place: Integer
     """Where the next pair goes: the oldest one's place once the ring is full."""
+
+
+class Wanted(enum.Enum):
+    """Which inner products a run needs."""
+
+    ALL = enum.auto()
+    WITH_Y = enum.auto()
+    """Those of each y with what is as old or older: for the inverse of B in many variables."""
+    OWN = enum.auto()
+    """``s'y`` and ``y'y`` of each pair: for B itself, and its inverse, in few variables."""
 
 
 def empty(n: int, m: int, dtype: jnp.dtype) -> Memory:
@@ -66,7 +74,7 @@ def empty(n: int, m: int, dtype: jnp.dtype) -> Memory:
 
 
 def with_all_products(memory: Memory) -> Memory:
-    """The memory of a run without bounds, for one that has some."""
+    """The memory of a run that did not need them all."""
     m = memory.pairs.shape[0] // 2
     products = dot(memory.pairs, memory.pairs.T)
     sy = jnp.diagonal(memory.products[m:, :m])
@@ -92,19 +100,19 @@ def update(
     sy: Scalar,
     store: Boolean,
     step: Scalar | float = 1.0,
-    for_inverse: bool = False,
+    wanted: Wanted = Wanted.ALL,
 ) -> Memory:
     """Store the pair of ``s = step d`` and y with ``s'y = sy > 0`` where `store` is True.
 
-    A pass over the history for the products with y, and one for those with s unless only
-    the inverse of B is wanted.
+    A pass over the history for the products with y, and one for those with s, where they
+    are wanted.
     """
     rows, products = lax.platform_dependent(
         memory,
         (d, jnp.asarray(step, d.dtype), y, sy),
         store,
-        cpu=functools.partial(_written_if_stored, for_inverse=for_inverse),
-        default=functools.partial(_written_either_way, for_inverse=for_inverse),
+        cpu=functools.partial(_written_if_stored, wanted=wanted),
+        default=functools.partial(_written_either_way, wanted=wanted),
     )
     place = memory.place
     m = rows.shape[0] // 2
@@ -119,13 +127,13 @@ def update(
 
 
 def _written_if_stored(
-    memory: Memory, pair: _Pair, store: Boolean, for_inverse: bool
+    memory: Memory, pair: _Pair, store: Boolean, wanted: Wanted
 ) -> tuple[PairRows, MiddleMatrix]:
     """A loop of at most one turn, which writes in place; a branch would copy the history."""
 
     def write(carry: tuple[Boolean, PairRows, MiddleMatrix]) -> tuple[Any, PairRows, MiddleMatrix]:
         store, pairs, products = carry
-        written = _written(pairs, products, memory.place, pair, for_inverse)
+        written = _written(pairs, products, memory.place, pair, wanted)
         return jnp.zeros_like(store), *written
 
     start = (store, memory.pairs, memory.products)
@@ -133,26 +141,31 @@ def _written_if_stored(
 
 
 def _written_either_way(
-    memory: Memory, pair: _Pair, store: Boolean, for_inverse: bool
+    memory: Memory, pair: _Pair, store: Boolean, wanted: Wanted
 ) -> tuple[PairRows, MiddleMatrix]:
     """The old rows again where nothing is stored: what costs least for many lanes in step."""
     old_s, old_y, _ = pair_at(memory, memory.place)
     d, step, y, sy = pair
     s, y = jnp.where(store, step * d, old_s), jnp.where(store, y, old_y)
     pair = s, jnp.ones_like(step), y, sy
-    pairs, products = _written(memory.pairs, memory.products, memory.place, pair, for_inverse)
+    pairs, products = _written(memory.pairs, memory.products, memory.place, pair, wanted)
     return pairs, jnp.where(store, products, memory.products)
 
 
 def _written(
-    pairs: PairRows, products: MiddleMatrix, place: Integer, pair: _Pair, for_inverse: bool
+    pairs: PairRows, products: MiddleMatrix, place: Integer, pair: _Pair, wanted: Wanted
 ) -> tuple[PairRows, MiddleMatrix]:
     m = pairs.shape[0] // 2
     d, step, y, sy = pair
     for row, index in ((y, place), (step * d, m + place)):
         pairs = lax.dynamic_update_index_in_dim(pairs, row, index, 0)
+    if wanted is Wanted.OWN:
+        own = jnp.stack([dot(y, y), sy])[:, None]
+        for number, row in ((own[:1], place), (own[1:], m + place)):
+            products = lax.dynamic_update_slice(products, number, (row, place))
+        return pairs, products
     with_y = dot(pairs, y)
-    with_s = jnp.zeros_like(with_y) if for_inverse else step * dot(pairs, d)
+    with_s = jnp.zeros_like(with_y) if wanted is Wanted.WITH_Y else step * dot(pairs, d)
     with_y = lax.dynamic_update_index_in_dim(with_y, sy, m + place, 0)
     with_s = lax.dynamic_update_index_in_dim(with_s, sy, place, 0)
     for column, index in ((with_y, place), (with_s, m + place)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -84,6 +84,19 @@ class State(NamedTuple):
     nfev: Integer
     capped: Integer
     stalled: Integer
+
+
+def numbers_of(state: State) -> State:
+    """The state without its vectors and matrices, which are None."""
+    nothing: Any = None
+    return state._replace(
+        x=nothing,
+        gradient=nothing,
+        trial=nothing,
+        xhat=nothing,
+        memory=state.memory._replace(pairs=nothing, products=nothing),
+        sides=None,
+    )
 
 
 def _int(value: int) -> Integer:
