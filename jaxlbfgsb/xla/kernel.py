@@ -59,6 +59,8 @@ def one_kernel(function: Callable[..., _Out]) -> Callable[..., _Out]:
     It takes and returns pytrees of arrays.
     """
 
+    function = jax.jit(function)
+
     # XLA fails on a kernel with an argument that nothing in it uses, and what is used is
     # known only after its simplifications.  So all arguments go in one array, and a barrier
     # hides from it what the array holds.

@@ -18,7 +18,7 @@ class Packed(NamedTuple):
     arrays: list[jax.Array]
     floats: jax.Array
     words: jax.Array
-    """int32: integers, flags, and the bits of everything else."""
+    """int32: integers and the bits of everything else, then flags."""
 
 
 class Packing(Generic[_Tree]):
@@ -44,41 +44,48 @@ class Packing(Generic[_Tree]):
         self.dtype = real[0] if real else np.dtype(np.float32)
         self.kinds = [self._kind(leaf, scalars_only) for leaf in self.leaves]
         sizes = [self._size(*both) for both in zip(self.leaves, self.kinds, strict=True)]
-        self.floats, self.words = (
+        self.floats, self._whole_words, flags = (
             sum(size for size, kind in zip(sizes, self.kinds, strict=True) if kind == name)
-            for name in ("floats", "words")
+            for name in ("floats", "words", "flags")
         )
+        self.words = self._whole_words + flags
 
     def _kind(self, leaf: jax.ShapeDtypeStruct, scalars_only: bool) -> str:
         if scalars_only and leaf.ndim:
             return "arrays"
+        if leaf.dtype.kind == "b":
+            return "flags"
         return "floats" if leaf.dtype == self.dtype else "words"
 
     def _size(self, leaf: jax.ShapeDtypeStruct, kind: str) -> int:
         return leaf.size * (2 if kind == "words" and leaf.dtype.itemsize == 8 else 1)
 
     def pack(self, tree: _Tree) -> Packed:
-        parts: dict[str, list[jax.Array]] = {"arrays": [], "floats": [], "words": []}
+        parts: dict[str, list[jax.Array]] = {"arrays": [], "floats": [], "words": [], "flags": []}
         for leaf, kind in zip(jax.tree.leaves(tree), self.kinds, strict=True):
             parts[kind].append(jnp.asarray(leaf))
+        words = [_to_words(leaf) for leaf in parts["words"]]
+        if parts["flags"]:  # together: each conversion by itself would be a program of XLA
+            words.append(_joined([leaf.ravel() for leaf in parts["flags"]], bool).astype(jnp.int32))
         return Packed(
             arrays=parts["arrays"],
             floats=_joined([leaf.ravel() for leaf in parts["floats"]], self.dtype),
-            words=_joined([_to_words(leaf) for leaf in parts["words"]], np.dtype(np.int32)),
+            words=_joined(words, np.int32),
         )
 
     def unpack(self, packed: Packed) -> _Tree:
         arrays = iter(packed.arrays)
-        used = {"floats": 0, "words": 0}
+        used = {"floats": 0, "words": 0, "flags": self._whole_words}
         leaves = []
         for leaf, kind in zip(self.leaves, self.kinds, strict=True):
             if kind == "arrays":
                 leaves.append(next(arrays))
                 continue
             size = self._size(leaf, kind)
-            part = getattr(packed, kind)[used[kind] : used[kind] + size]
+            source = packed.floats if kind == "floats" else packed.words
+            part = source[used[kind] : used[kind] + size]
             used[kind] += size
-            if kind == "words":
+            if kind != "floats":
                 part = _from_words(part, leaf.dtype)
             leaves.append(part.reshape(leaf.shape))
         return jax.tree.unflatten(self.tree, leaves)
@@ -89,12 +96,12 @@ class Packing(Generic[_Tree]):
         return self.kinds[:index].count(self.kinds[index])
 
 
-def _joined(parts: list[jax.Array], dtype: np.dtype) -> jax.Array:
+def _joined(parts: list[jax.Array], dtype: Any) -> jax.Array:
     return jnp.concatenate(parts) if parts else jnp.zeros(0, dtype)
 
 
 def _to_words(leaf: jax.Array) -> jax.Array:
-    if leaf.dtype.itemsize < 4:  # flags and short integers
+    if leaf.dtype.itemsize < 4:  # short integers
         return leaf.ravel().astype(jnp.int32)
     return lax.bitcast_convert_type(leaf, jnp.int32).ravel()
 
