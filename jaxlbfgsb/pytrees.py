@@ -6,7 +6,7 @@ Everything is checked here, once; below are only vectors.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -16,10 +16,14 @@ from jax.flatten_util import ravel_pytree
 from scipy.optimize import Bounds
 
 from jaxlbfgsb.method.box import Box
+from jaxlbfgsb.program.recent import Recent
 from jaxlbfgsb.types import PyTree, Vector
 
 BoundLeaves = list[Any]
 """One entry for each leaf of x0: a number, an array, or None for no bound."""
+
+LARGEST_KNOWN = 1 << 16
+"""Bytes of a bound that is kept to recognise it."""
 
 _DTYPES = frozenset(map(np.dtype, ("float32", "float64")))
 
@@ -41,7 +45,7 @@ def checked_x0(x0: PyTree) -> PyTree:
     leaves, tree = jax.tree.flatten(x0)
     if not leaves:
         raise ValueError("x0 has no variables: it is an empty pytree.")
-    arrays = [leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for leaf in leaves]
+    arrays = [_strong(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf) for leaf in leaves]
     for array in arrays:
         if array.dtype not in _DTYPES:
             raise _wrong_dtype(array.dtype, is_list=_is_list(x0))
@@ -53,6 +57,11 @@ def checked_x0(x0: PyTree) -> PyTree:
             if smallest != smallest:
                 raise ValueError("x0 has NaN among its values; give a start that is a number.")
     return jax.tree.unflatten(tree, arrays)
+
+
+def _strong(array: jax.Array) -> jax.Array:
+    """Without the weak type of ``jnp.full(3, 1.0)``, for which the solver would compile anew."""
+    return array.astype(array.dtype) if array.weak_type else array
 
 
 def _is_list(tree: PyTree) -> bool:
@@ -76,6 +85,33 @@ def _wrong_dtype(dtype: Any, is_list: bool) -> TypeError:
 
 def checked_bounds(bounds: Any, x0: PyTree) -> tuple[BoundLeaves, BoundLeaves]:
     """``(lower, upper)`` as one entry for each leaf of x0, checked as far as can be now."""
+    key = _key_of_fixed(bounds, x0)
+    known = None if key is None else _known_bounds.get(key)
+    if known is not None:
+        return known[1]
+    checked = _checked_bounds(bounds, x0)
+    if key is not None:
+        _known_bounds.put(key, (bounds, checked))
+    return checked
+
+
+_known_bounds: Recent[tuple[Any, tuple[BoundLeaves, BoundLeaves]]] = Recent(64)
+"""Bounds that can't have changed since they were checked, which they would be at each call."""
+
+
+def _key_of_fixed(bounds: Any, x0: PyTree) -> Hashable | None:
+    """A key of two small arrays of JAX, by identity, for an x0 that is one array; else None."""
+    if not (type(bounds) is tuple and len(bounds) == 2 and isinstance(x0, _ARRAYS)):
+        return None
+    for side in bounds:
+        if not isinstance(side, jax.Array) or isinstance(side, jax.core.Tracer):
+            return None
+        if side.nbytes > LARGEST_KNOWN:
+            return None
+    return id(bounds[0]), id(bounds[1]), x0.shape, x0.dtype
+
+
+def _checked_bounds(bounds: Any, x0: PyTree) -> tuple[BoundLeaves, BoundLeaves]:
     x_leaves = jax.tree.leaves(x0)
     if bounds is None:
         return [None] * len(x_leaves), [None] * len(x_leaves)
@@ -134,7 +170,7 @@ def _spread(side: Any, name: str, x0: PyTree, x_leaves: list[Any]) -> BoundLeave
         if bound is None:
             out.append(None)
             continue
-        array = bound if isinstance(bound, jax.Array) else np.asarray(bound)
+        array = _strong(bound) if isinstance(bound, jax.Array) else np.asarray(bound)
         if array.dtype.kind not in "biuf":
             raise TypeError(
                 f"The {name} bounds must be real numbers; they hold dtype {array.dtype}. "

@@ -22,10 +22,11 @@ method.chunks method.box method.memory method.reduced method.model method.invers
 method.subspace method.direction method.line_search method.stopping method.state method.ending
 method.core
 sight.recording
+program.recent
 loop precision pytrees options
 derivatives.forward_only derivatives.linear_solve derivatives.covariance
 result
-program.recent program.closures program.jaxprs program.tracing
+program.closures program.jaxprs program.tracing
 derivatives.implicit
 sight.callbacks sight.progress sight.watching
 solve minimize blocks batch multistart

@@ -112,11 +112,6 @@ class _Remembered(NamedTuple):
 _remembered: Recent[_Remembered] = Recent(REMEMBERED)
 
 
-def forget() -> None:
-    """Forget all walks, and what they keep alive."""
-    _remembered.clear()
-
-
 def fingerprint(*values: Any) -> Fingerprint | None:
     """A key of all that functions and other values compute with, or None if it can't be told."""
     roots = tuple(root for value in values for root in _roots(value))

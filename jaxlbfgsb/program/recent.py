@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 _Value = TypeVar("_Value")
 
 
+_all: list[Recent[Any]] = []
+
+
+def forget_everything() -> None:
+    """Empty every such dictionary."""
+    for recent in _all:
+        recent.entries.clear()
+
+
 class Recent(Generic[_Value]):
-    """The most recently used entries of a dictionary."""
+    """The most recently used entries of a dictionary; made once, as a global of a module."""
 
     def __init__(self, size: int) -> None:
+        _all.append(self)
         self.size = size
         self.entries: OrderedDict[Hashable, _Value] = OrderedDict()
 
@@ -27,6 +37,3 @@ class Recent(Generic[_Value]):
         self.entries.move_to_end(key)
         if len(self.entries) > self.size:
             self.entries.popitem(last=False)
-
-    def clear(self) -> None:
-        self.entries.clear()

@@ -15,10 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
-from jaxlbfgsb.program import closures
 from jaxlbfgsb.program.closures import fingerprint
 from jaxlbfgsb.program.jaxprs import structure
-from jaxlbfgsb.program.recent import Recent
+from jaxlbfgsb.program.recent import Recent, forget_everything
 from jaxlbfgsb.types import PyTree
 from jaxlbfgsb.xla.kernel import fits_one_kernel
 from jaxlbfgsb.xla.varying import vary_over, varying_axes
@@ -93,9 +92,7 @@ _programs: Recent[Program] = Recent(4 * CACHED)
 
 def clear_cache() -> None:
     """Forget every trace, and with it the arrays that the traced functions close over."""
-    _traces.clear()
-    _programs.clear()
-    closures.forget()
+    forget_everything()
 
 
 def trace(
