@@ -133,6 +133,8 @@ def minimize_batch(
             leaves = batch.block(start, size)
             return jax.block_until_ready(solve_block(problem, data.consts, leaves, options))
 
+    if in_turn:
+        batch = batch.on_host()
     starts = list(range(0, batch.size, size))
     bar = new_bar("problem", batch.size) if progress else contextlib.nullcontext()
     done: list[OptimizeResult] = []
@@ -145,7 +147,21 @@ def minimize_batch(
             done.append(block)
             if shown is not None:
                 shown.update(min(size, batch.size - shown.n))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[: batch.size], *done)
+    return jax.tree.map(lambda *parts: _joined(parts, batch.size, in_turn), *done)
+
+
+def _joined(parts: tuple[jax.Array, ...], size: int, on_cpu: bool) -> jax.Array:
+    """The blocks of one array of the result, without what fills up the last one."""
+    if on_cpu and _is_plain(parts[0]):  # a copy, where JAX would dispatch programs
+        return jnp.asarray(np.concatenate([np.asarray(part) for part in parts])[:size])
+    return jnp.concatenate(parts)[:size]
+
+
+def _is_plain(array: Any) -> bool:
+    """True for what NumPy can look at where it lies: numbers, in the memory of the host."""
+    return not (
+        isinstance(array, jax.core.Tracer) or jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended)
+    )
 
 
 _compiled: Recent[bool] = Recent(1024)
@@ -178,6 +194,14 @@ class _Batch(NamedTuple):
     def lane(self, i: int) -> Any:
         leaves = [x[i] if m else x for x, m in zip(self.leaves, self.mapped, strict=True)]
         return jax.tree.unflatten(self.tree, leaves)
+
+    def on_host(self) -> _Batch:
+        """With mapped leaves that NumPy can cut up, which copies and compiles nothing."""
+        leaves = [
+            np.asarray(leaf) if is_mapped and _is_plain(leaf) else leaf
+            for leaf, is_mapped in zip(self.leaves, self.mapped, strict=True)
+        ]
+        return self._replace(leaves=leaves)
 
     def block(self, start: int, size: int) -> list[Any]:
         """Lanes from `start` on; past the end, the last one again."""

@@ -50,9 +50,14 @@ def checked_options(
 
 @functools.lru_cache(maxsize=64)
 def _on_device(dtype: np.dtype, *values: float) -> Options:
-    """Numbers that most calls share, as arrays that are there already."""
+    """Numbers that most calls share, as arrays that are there already.
+
+    By way of NumPy, which compiles nothing to convert a number.
+    """
+    options = _checked(*values)
+    dtypes = (dtype,) * 3 + (np.dtype(np.int32),) * 3
     with jax.ensure_compile_time_eval():
-        return strict_options(_checked(*values), dtype)
+        return Options(*map(jnp.asarray, map(np.asarray, options, dtypes)))
 
 
 def _checked(ftol: Any, gtol: Any, gtol_rel: Any, maxiter: Any, maxfun: Any, maxls: Any) -> Options:

@@ -41,7 +41,7 @@ from jaxlbfgsb.method.box import (
     is_constrained,
     largest_feasible_step,
     point_on_line,
-    projected_gradient,
+    projected_gradient_norm,
 )
 from jaxlbfgsb.method.direction import Direction, new_direction
 from jaxlbfgsb.method.ending import is_doubtful, noise_reason, why_search_failed, why_stop
@@ -139,7 +139,7 @@ def _take(
         slope=memory.dot(gradient, d),
         yy=memory.dot(y, y),
         x_norm=infinity_norm(state.trial),
-        pg_norm=infinity_norm(projected_gradient(state.trial, gradient, box)),
+        pg_norm=projected_gradient_norm(state.trial, gradient, box),
     )
     numbers = numbers_of(state)
     looked = small_kernel(_look, n)(numbers, seen, evaluations)
