@@ -153,15 +153,14 @@ def minimize_batch(
 def _joined(parts: tuple[jax.Array, ...], size: int, on_cpu: bool) -> jax.Array:
     """The blocks of one array of the result, without what fills up the last one."""
     if on_cpu and _is_plain(parts[0]):  # a copy, where JAX would dispatch programs
-        return jnp.asarray(np.concatenate([np.asarray(part) for part in parts])[:size])
+        return jax.device_put(np.concatenate([np.asarray(part) for part in parts])[:size])
     return jnp.concatenate(parts)[:size]
 
 
 def _is_plain(array: Any) -> bool:
     """True for what NumPy can look at where it lies: numbers, in the memory of the host."""
-    return not (
-        isinstance(array, jax.core.Tracer) or jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended)
-    )
+    is_key = jnp.issubdtype(array.dtype, jax.dtypes.extended)
+    return not (is_key or isinstance(array, jax.core.Tracer))
 
 
 _compiled: Recent[bool] = Recent(1024)

@@ -26,6 +26,7 @@ from jaxlbfgsb.pytrees import (
     is_traced,
     raveled,
 )
+from jaxlbfgsb.recall import Prepared, recall, remember
 from jaxlbfgsb.result import OptimizeResult
 from jaxlbfgsb.sight.callbacks import Callback
 from jaxlbfgsb.sight.progress import checked_progress
@@ -172,6 +173,15 @@ def minimize(
     >>> in_p.round(3).tolist(), in_upper.round(3).tolist()
     ([[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]])
     """
+    given = fun, x0, args, bounds
+    asked = (
+        *(maxcor, ftol, gtol, gtol_rel, maxiter, maxfun, maxls, value_and_grad, has_aux),
+        *(trace, trace_x, implicit_diff, implicit_solve, implicit_polish),
+    )
+    if callback is None and progress is False:
+        prepared = recall(*given, asked)
+        if prepared is not None:
+            return solve(*prepared)
     if not callable(fun):
         raise TypeError(f"fun must be callable; it is a {type(fun).__name__}.")
     if not isinstance(args, tuple):
@@ -189,7 +199,9 @@ def minimize(
     every = checked_progress(progress)
     if callback is None and not every:
         watch = Watch(recording)
-        return solve(program, m, rule, watch, data, x0, lower, upper, options)
+        prepared = Prepared(program, m, rule, watch, data, x0, lower, upper, options)
+        remember(*given, asked, prepared)
+        return solve(*prepared)
     watch = Watch(recording, Observer(callback, every))
     if is_traced(jnp.zeros(()), data, x0, lower, upper, options):
         return solve(program, m, rule, watch, data, x0, lower, upper, options)

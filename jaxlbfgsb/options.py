@@ -57,7 +57,7 @@ def _on_device(dtype: np.dtype, *values: float) -> Options:
     options = _checked(*values)
     dtypes = (dtype,) * 3 + (np.dtype(np.int32),) * 3
     with jax.ensure_compile_time_eval():
-        return Options(*map(jnp.asarray, map(np.asarray, options, dtypes)))
+        return Options(*map(jax.device_put, map(np.asarray, options, dtypes)))
 
 
 def _checked(ftol: Any, gtol: Any, gtol_rel: Any, maxiter: Any, maxfun: Any, maxls: Any) -> Options:

@@ -6,7 +6,7 @@ Everything is checked here, once; below are only vectors.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,14 +16,10 @@ from jax.flatten_util import ravel_pytree
 from scipy.optimize import Bounds
 
 from jaxlbfgsb.method.box import Box
-from jaxlbfgsb.program.recent import Recent
 from jaxlbfgsb.types import PyTree, Vector
 
 BoundLeaves = list[Any]
 """One entry for each leaf of x0: a number, an array, or None for no bound."""
-
-LARGEST_KNOWN = 1 << 16
-"""Bytes of a bound that is kept to recognise it."""
 
 _DTYPES = frozenset(map(np.dtype, ("float32", "float64")))
 
@@ -53,10 +49,16 @@ def checked_x0(x0: PyTree) -> PyTree:
         raise ValueError("x0 has no variables: all its arrays are empty.")
     for array in arrays:
         if not isinstance(array, jax.core.Tracer):
-            smallest = np.asarray(array).min(initial=np.inf)  # NaN if there is one
-            if smallest != smallest:
-                raise ValueError("x0 has NaN among its values; give a start that is a number.")
+            refuse_nan(array)
     return jax.tree.unflatten(tree, arrays)
+
+
+def refuse_nan(x0: Any) -> None:
+    """ValueError for an array of known values with NaN among them."""
+    x0 = np.asarray(x0)
+    square = np.vdot(x0, x0)  # NaN only if there is one: no squares cancel
+    if square != square:
+        raise ValueError("x0 has NaN among its values; give a start that is a number.")
 
 
 def _strong(array: jax.Array) -> jax.Array:
@@ -85,33 +87,6 @@ def _wrong_dtype(dtype: Any, is_list: bool) -> TypeError:
 
 def checked_bounds(bounds: Any, x0: PyTree) -> tuple[BoundLeaves, BoundLeaves]:
     """``(lower, upper)`` as one entry for each leaf of x0, checked as far as can be now."""
-    key = _key_of_fixed(bounds, x0)
-    known = None if key is None else _known_bounds.get(key)
-    if known is not None:
-        return known[1]
-    checked = _checked_bounds(bounds, x0)
-    if key is not None:
-        _known_bounds.put(key, (bounds, checked))
-    return checked
-
-
-_known_bounds: Recent[tuple[Any, tuple[BoundLeaves, BoundLeaves]]] = Recent(64)
-"""Bounds that can't have changed since they were checked, which they would be at each call."""
-
-
-def _key_of_fixed(bounds: Any, x0: PyTree) -> Hashable | None:
-    """A key of two small arrays of JAX, by identity, for an x0 that is one array; else None."""
-    if not (type(bounds) is tuple and len(bounds) == 2 and isinstance(x0, _ARRAYS)):
-        return None
-    for side in bounds:
-        if not isinstance(side, jax.Array) or isinstance(side, jax.core.Tracer):
-            return None
-        if side.nbytes > LARGEST_KNOWN:
-            return None
-    return id(bounds[0]), id(bounds[1]), x0.shape, x0.dtype
-
-
-def _checked_bounds(bounds: Any, x0: PyTree) -> tuple[BoundLeaves, BoundLeaves]:
     x_leaves = jax.tree.leaves(x0)
     if bounds is None:
         return [None] * len(x_leaves), [None] * len(x_leaves)

@@ -118,7 +118,7 @@ def trace(
         if described is None:
             return None
         avals = tuple(_abstract(leaf) for leaf in (*x_leaves, *arrays))
-        return (described, x_tree, arg_tree, tuple(is_array), avals, returns, _settings())
+        return (described, x_tree, arg_tree, tuple(is_array), avals, returns, settings_of_jax())
 
     key = current_key()
     known = None if key is None else _traces.get(key)
@@ -145,9 +145,7 @@ def trace(
     program = _shared_program(closed, returns, out_tree, x_leaves, arrays)
     # The key as it is after the trace: a function may count its calls.
     key = current_key()
-    small = sum(getattr(c, "nbytes", 0) for c in consts) <= LARGEST_CACHED
-    traced = any(isinstance(c, jax.core.Tracer) for c in consts)
-    if key is not None and small and not traced:
+    if key is not None and can_be_kept(consts):
         _traces.put(key, (program, consts))
     return program, Data(consts, arrays)
 
@@ -157,6 +155,12 @@ _NOT_JAX = (
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
 )
+
+
+def can_be_kept(consts: list[Any]) -> bool:
+    """Whether closed-over arrays are few bytes, and their values known."""
+    small = sum(getattr(c, "nbytes", 0) for c in consts) <= LARGEST_CACHED
+    return small and not any(isinstance(c, jax.core.Tracer) for c in consts)
 
 
 def _explain(error: TypeError, x0: PyTree) -> None:
@@ -193,11 +197,11 @@ def _shared_program(
 
     with_gradient = jax.make_jaxpr(derived)(list(closed.consts), x_leaves, arrays)
     key = structure(with_gradient)
-    full_key = (returns, out_tree, key, _settings())
+    full_key = (returns, out_tree, key, settings_of_jax())
     program = _programs.get(full_key)
     if program is None:
         fits = fits_one_kernel(with_gradient)
-        program = Program(closed.jaxpr, returns, out_tree, (key, _settings()), fits)
+        program = Program(closed.jaxpr, returns, out_tree, (key, settings_of_jax()), fits)
         _programs.put(full_key, program)
     return program
 
@@ -217,7 +221,7 @@ def _abstract(leaf: Any) -> Hashable:
     return (leaf.shape, leaf.dtype.str)
 
 
-def _settings() -> Hashable:
+def settings_of_jax() -> Hashable:
     """The settings of JAX that change what a function is traced to."""
     names = (
         "jax_enable_x64",
