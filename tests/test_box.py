@@ -68,6 +68,16 @@ def test_projected_gradient_is_that_of_scipy(dtype):
         np.testing.assert_array_equal(got, oracles.projected_gradient(x, g, l, u))
 
 
+def test_norm_of_the_projected_gradient_is_that_of_its_entries(dtype):
+    """Bit for bit, though it is computed in another way."""
+    norm = jax.jit(boxes.projected_gradient_norm)
+    for x, g, l, u in cases(dtype):
+        box = Box(jnp.asarray(l), jnp.asarray(u))
+        assert norm(x, g, box) == np.abs(oracles.projected_gradient(x, g, l, u)).max()
+        assert norm(x, g, EVERYTHING) == np.abs(g).max()
+        assert np.isnan(norm(x, np.where(np.arange(len(g)) == len(g) // 2, np.nan, g), box))
+
+
 def test_projected_gradient_of_a_wide_gradient_reaches_the_bound(dtype):
     x, l, u = (jnp.asarray([v], dtype) for v in (0.25, 0.0, 1.0))
     box = Box(l, u)

@@ -20,7 +20,7 @@ types status
 xla.varying xla.packing xla.kernel xla.small xla.lanes
 method.chunks method.box method.memory method.reduced method.model method.inverse method.cauchy
 method.subspace method.direction method.line_search method.stopping method.state method.ending
-method.core
+method.decisions method.core
 sight.recording
 program.recent
 loop precision pytrees options

@@ -12,10 +12,10 @@ import numpy as np
 from jaxlbfgsb.derivatives.implicit import Rule
 from jaxlbfgsb.loop import run
 from jaxlbfgsb.method.box import Box, project
-from jaxlbfgsb.method.core import advance, pick
+from jaxlbfgsb.method.core import advance
 from jaxlbfgsb.method.ending import status_of
 from jaxlbfgsb.method.inverse import InverseHessian
-from jaxlbfgsb.method.state import Options, Phase, State, start_again, suited_to
+from jaxlbfgsb.method.state import Options, Phase, State, pick, start_again, suited_to
 from jaxlbfgsb.options import strict_options
 from jaxlbfgsb.program.tracing import Data, Program
 from jaxlbfgsb.pytrees import BoundLeaves, raveled, raveled_box

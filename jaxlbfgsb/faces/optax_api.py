@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlbfgsb.method.box import Box, project
-from jaxlbfgsb.method.core import advance, pick
-from jaxlbfgsb.method.state import Options, Phase, State
+from jaxlbfgsb.method.core import advance
+from jaxlbfgsb.method.state import Options, Phase, State, pick
 from jaxlbfgsb.options import checked_maxcor, checked_options, strict_options
 from jaxlbfgsb.program.tracing import Data
 from jaxlbfgsb.pytrees import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxlbfgsb.method import line_search, memory
@@ -13,7 +14,7 @@ from jaxlbfgsb.method.line_search import LineSearch
 from jaxlbfgsb.method.memory import Memory
 from jaxlbfgsb.method.reduced import Sides, unknown_sides
 from jaxlbfgsb.status import Reason
-from jaxlbfgsb.types import Boolean, Integer, Scalar, Vector
+from jaxlbfgsb.types import Boolean, Integer, PyTree, Scalar, Vector
 from jaxlbfgsb.xla.kernel import FEW_VARIABLES
 
 
@@ -97,6 +98,11 @@ def numbers_of(state: State) -> State:
         memory=state.memory._replace(pairs=nothing, products=nothing),
         sides=None,
     )
+
+
+def pick(condition: Boolean, a: PyTree, b: PyTree) -> PyTree:
+    """`a` where the condition holds, else `b`, leaf by leaf; equal leaves are kept as they are."""
+    return jax.tree.map(lambda i, j: i if i is j else jnp.where(condition, i, j), a, b)
 
 
 def _int(value: int) -> Integer:
