@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for `benchmarks`
 
-from benchmarks import features, measure, plots, report
+from benchmarks import budget, features, measure, plots, report
 from benchmarks.__main__ import load, main
 from benchmarks.functions import logistic, quadratic, rosenbrock
 from benchmarks.peers import OURS, SCIPY
@@ -209,3 +209,15 @@ def test_features_are_probed():
     assert features.cell(features.bounded, wrong) == "no"
     assert features.cell(features.secant, wrong) == "-"
     assert features.cell(features.in_jit, ours._replace(solve=None)) == "no"
+
+
+@pytest.mark.parametrize("n", [3, 300])
+def test_budget_of_an_iteration(n, capsys):
+    """Each part of the solver is found, in the one kernel of a small solve and among many."""
+    budget.main(str(n))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "microseconds an evaluation" in shown
+    solve, program = budget.solver(n)
+    found = set(budget.parts_of_kernels(program).values())
+    assert found >= ({"line search and tests"} if n == 3 else set(budget.PARTS.values()))
+    assert int(solve().nfev) > 0
