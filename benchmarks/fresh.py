@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -30,6 +31,8 @@ PROBLEMS: Mapping[str, Callable[[int], functions.Problem]] = {
     "quadratic": functions.quadratic,
     "logistic": functions.logistic,
 }
+WARM = 50
+"""Calls after the first, of which the median is told."""
 MEMORY_LIMITS = Limits(maxiter=12)
 """Enough iterations to fill the memory of ten pairs."""
 
@@ -60,7 +63,7 @@ class Counted:
 
 
 def first_call(solver: str, n: int) -> dict[str, Any]:
-    """Trace, compile and run, with JAX itself awake; then the same call again."""
+    """Trace, compile and run, with JAX itself awake; then the same call again and again."""
     chosen = next(s for s in ALL if s.name == solver)
     if not chosen.installed:
         return {"note": "not installed"}
@@ -75,7 +78,8 @@ def first_call(solver: str, n: int) -> dict[str, Any]:
     if solver != OURS.name:
         __import__(chosen.needs)  # the import is no part of the first call, for anyone
     took, (solve, _) = seconds(first)
-    return {"first_call": took, "traces": counted.traces, "warm": seconds(solve)[0]}
+    warm = statistics.median(seconds(solve)[0] for _ in range(WARM))
+    return {"first_call": took, "traces": counted.traces, "warm": warm}
 
 
 def peak_memory(problem_name: str, n: int) -> dict[str, Any]:

@@ -17,7 +17,10 @@ from benchmarks.suites import Options
 
 SIZES = (2, 100)
 PAIRS = 5
+SYNCHRONOUS = "JAX_CPU_ENABLE_ASYNC_DISPATCH=false"
+"""Programs run where they are called, not in another thread."""
 FLAGS = (
+    SYNCHRONOUS,
     "--xla_backend_optimization_level=0",
     "--xla_backend_optimization_level=1",
     "--xla_llvm_disable_expensive_passes=true",
@@ -84,7 +87,8 @@ def _cached(n: int, pairs: int) -> list[Row]:
 
 
 def _flag(flag: str, n: int, pairs: int) -> list[Row]:
-    env = NO_CACHE | {"XLA_FLAGS": flag}
+    name, value = flag.split("=", 1) if flag == SYNCHRONOUS else ("XLA_FLAGS", flag)
+    env = NO_CACHE | {name: value}
     runs = [spawn("first-call", OURS.name, n, env=env) for _ in range(pairs)]
     return [_row(flag, n, OURS.name, runs)]
 

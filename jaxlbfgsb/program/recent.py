@@ -27,10 +27,11 @@ class Recent(Generic[_Value]):
         self.entries: OrderedDict[Hashable, _Value] = OrderedDict()
 
     def get(self, key: Hashable) -> _Value | None:
-        if key not in self.entries:
+        try:
+            self.entries.move_to_end(key)
+            return self.entries[key]
+        except KeyError:  # never there, or forgotten just now in another thread
             return None
-        self.entries.move_to_end(key)
-        return self.entries[key]
 
     def put(self, key: Hashable, value: _Value) -> None:
         self.entries[key] = value
