@@ -16,7 +16,7 @@ from benchmarks.solver import Limits
 from benchmarks.suites import Options
 
 SIZES = (2, 100)
-PAIRS = 5
+PAIRS = 3
 SYNCHRONOUS = "JAX_CPU_ENABLE_ASYNC_DISPATCH=false"
 """Programs run where they are called, not in another thread."""
 FLAGS = (
