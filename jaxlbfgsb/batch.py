@@ -6,6 +6,7 @@ serves all.  On a CPU as many blocks run at a time as there are cores, each in a
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
 import os
@@ -110,6 +111,9 @@ def minimize_batch(
     if isinstance(bounds, Bounds):
         bounds = (bounds.lb, bounds.ub)
     batch = _lanes_first((x0, args, bounds), in_axes)
+    in_turn = jax.default_backend() == "cpu"
+    if in_turn:
+        batch = batch.on_host()
     x_lane, args_lane, bounds_lane = batch.lane(0)
     x_lane = checked_x0(x_lane)
     sides = checked_bounds(bounds_lane, x_lane)
@@ -121,39 +125,49 @@ def minimize_batch(
 
     recording = checked_trace(trace, trace_x)
     problem = BatchProblem(program, m, batch.tree, batch.mapped, recording)
-    in_turn = jax.default_backend() == "cpu"
     solve_block = solve_in_turn if in_turn else solve_in_step
     n = sum(leaf.size for leaf in jax.tree.leaves(x_lane))
     size = _block_size(batch.size, 2 * m * n * dtype.itemsize, in_turn)
 
     settings = _Settings.of_this_thread()
-
-    def solved(start: int) -> OptimizeResult:
-        with settings.applied():
-            leaves = batch.block(start, size)
-            return jax.block_until_ready(solve_block(problem, data.consts, leaves, options))
-
-    if in_turn:
-        batch = batch.on_host()
-    starts = list(range(0, batch.size, size))
+    starts = range(0, batch.size, size)
     bar = new_bar("problem", batch.size) if progress else contextlib.nullcontext()
-    done: list[OptimizeResult] = []
-    with bar as shown, ThreadPoolExecutor((os.cpu_count() or 1) if in_turn else 1) as threads:
+    done: dict[int, OptimizeResult] = {}
+    left = iter(starts)
+
+    def solve_blocks(most: int | None = None) -> None:
+        """One block after the other, as long as there are any; a failure ends it for all."""
+        try:
+            for start in itertools.islice(left, most):
+                leaves = batch.block(start, size)
+                with settings.applied():
+                    done[start] = jax.block_until_ready(
+                        solve_block(problem, data.consts, leaves, options)
+                    )
+                if shown is not None:
+                    shown.update(min(size, batch.size - start))
+        except BaseException:
+            collections.deque(left, maxlen=0)
+            raise
+
+    helpers = min(os.cpu_count() or 1, len(starts)) - 1 if in_turn else 0
+    with bar as shown, ThreadPoolExecutor(max(helpers, 1)) as threads:
         key = (problem, size, settings)
-        alone = [] if _compiled.get(key) else starts[:1]  # one thread compiles for all
-        _compiled.put(key, True)
-        rest = starts[len(alone) :]
-        for block in itertools.chain(map(solved, alone), threads.map(solved, rest)):
-            done.append(block)
-            if shown is not None:
-                shown.update(min(size, batch.size - shown.n))
-    return jax.tree.map(lambda *parts: _joined(parts, batch.size, in_turn), *done)
+        if not _compiled.get(key):  # one thread compiles for all
+            solve_blocks(1)
+            _compiled.put(key, True)
+        helping = [threads.submit(solve_blocks) for _ in range(helpers)]
+        solve_blocks()
+        for helper in helping:
+            helper.result()
+    blocks = (done[start] for start in starts)
+    return jax.device_put(jax.tree.map(lambda *of: _joined(of, batch.size, in_turn), *blocks))
 
 
-def _joined(parts: tuple[jax.Array, ...], size: int, on_cpu: bool) -> jax.Array:
+def _joined(parts: tuple[jax.Array, ...], size: int, on_cpu: bool) -> np.ndarray | jax.Array:
     """The blocks of one array of the result, without what fills up the last one."""
     if on_cpu and _is_plain(parts[0]):  # a copy, where JAX would dispatch programs
-        return jax.device_put(np.concatenate([np.asarray(part) for part in parts])[:size])
+        return np.concatenate([np.asarray(part) for part in parts])[:size]
     return jnp.concatenate(parts)[:size]
 
 
