@@ -14,6 +14,8 @@ from jaxlbfgsb.method.inverse import InverseHessian, inverse_times
 
 N = 12
 
+with_all_products = jax.jit(memory.with_all_products)
+
 
 def close(dtype, size):
     """Absolute tolerance for numbers of magnitude `size`."""
@@ -86,13 +88,14 @@ def test_what_the_inverse_needs_of_the_products(m, dtype):
     """The rest is missing, and can be had later."""
     rng = np.random.default_rng(48 + m)
     for_inverse = jax.jit(functools.partial(memory.update, wanted=memory.Wanted.WITH_Y))
+    times = jax.jit(inverse_times)
     pairs = histories.rounded(oracles.random_pairs(rng, N, 2 * m + 1), dtype)
     kept = part = histories.empty(N, m, np.dtype(dtype))
     for s, y in pairs:
         pair = [jnp.asarray(v, dtype) for v in (s, y, 1.25 * (s @ y))]
         kept = histories.update(kept, *pair, jnp.asarray(True))
         part = for_inverse(part, *pair, jnp.asarray(True))
-        everything = memory.with_all_products(part)
+        everything = with_all_products(part)
         np.testing.assert_allclose(everything.products, kept.products, atol=close(dtype, 30))
         age = np.asarray(memory.ages(kept.place, m))
         is_needed = np.ones((2 * m, 2 * m), bool)
@@ -102,7 +105,7 @@ def test_what_the_inverse_needs_of_the_products(m, dtype):
         got, expected = (np.where(is_needed, k.products, 0) for k in (part, kept))
         np.testing.assert_allclose(got, expected, atol=close(dtype, 30))
         v = jnp.asarray(rng.normal(size=N), dtype)
-        got, expected = (inverse_times(k, v) for k in (part, kept))
+        got, expected = (times(k, v) for k in (part, kept))
         size = np.abs(expected).max()
         np.testing.assert_allclose(got, expected, atol=close(dtype, size))
 
@@ -112,20 +115,17 @@ def test_what_few_variables_need_of_the_products(m, dtype):
     """``s'y`` and ``y'y``: B, H and its diagonal are those of a memory with all of them."""
     rng = np.random.default_rng(49 + m)
     own = jax.jit(functools.partial(memory.update, wanted=memory.Wanted.OWN))
+    inverse = jax.jit(lambda k: (InverseHessian(k).todense(), InverseHessian(k).diagonal()))
     kept = part = histories.empty(N, m, np.dtype(dtype))
     for s, y in histories.rounded(oracles.random_pairs(rng, N, m + 3), dtype):
         pair = [jnp.asarray(v, dtype) for v in (s, y, s @ y)]
         kept = histories.update(kept, *pair, jnp.asarray(True))
         part = own(part, *pair, jnp.asarray(True))
         np.testing.assert_allclose(part.theta, kept.theta, rtol=close(dtype, 1))
-        everything = memory.with_all_products(part)
+        everything = with_all_products(part)
         np.testing.assert_allclose(everything.products, kept.products, atol=close(dtype, 30))
-        of_part, of_all = (InverseHessian(k) for k in (part, kept))
-        for got, expected in (
-            (histories.FORMS["dense"](part).matrix, histories.FORMS["dense"](kept).matrix),
-            (of_part.todense(), of_all.todense()),
-            (of_part.diagonal(), of_all.diagonal()),
-        ):
+        of_part, of_all = ((histories.FORMS["dense"](k).matrix, *inverse(k)) for k in (part, kept))
+        for got, expected in zip(of_part, of_all, strict=True):
             np.testing.assert_allclose(got, expected, atol=close(dtype, np.abs(expected).max()))
 
 

@@ -30,7 +30,7 @@ SETTINGS = {
 
 def tasks(options: Options) -> list[Task]:
     if options.quick:
-        return [("rosenbrock", functools.partial(_measure, "rosenbrock", 1000))]
+        return [("rosenbrock", functools.partial(_measure, "rosenbrock", 100))]
     return [
         (f"{name}, n = {n}", functools.partial(_measure, name, n))
         for n in SIZES

@@ -6,44 +6,73 @@ and no branch is computed where it is not taken.  An accelerator wants all lanes
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+from jaxlbfgsb.xla.kernel import one_kernel
 
-def lane_by_lane(single: Callable[..., Any], vectorised: Callable[..., Any]) -> Callable[..., Any]:
+LANES = 16
+"""Of one kernel, which copies what it is given."""
+
+_Function = Callable[..., Any]
+
+
+def lane_by_lane(single: _Function, vectorised: _Function, is_kernel: bool = False) -> _Function:
     """`single`, which under `vmap` on CPU is called for each lane in turn.
 
     Elsewhere `vectorised`, which computes the same, is mapped over all lanes at once.
+
+    With `is_kernel` on CPU it is one kernel, and so are many lanes: to hand a small solve its
+    numbers, and to put its results in their places, can take as long as the solve.
     """
 
     @custom_vmap
     def call(*args: Any) -> Any:
-        return single(*args)
+        return one_kernel(single)(*args) if is_kernel else single(*args)
 
     @call.def_vmap
     def _(size: int, in_batched: Any, *args: Any) -> Any:
         leaves, tree = jax.tree.flatten(args)
-        is_batched = jax.tree.leaves(in_batched)
+        marked = functools.partial(zip, jax.tree.leaves(in_batched), strict=True)
 
-        def in_turn(*leaves: jax.Array) -> Any:
-            def one(lane: list[jax.Array]) -> Any:
-                own = iter(lane)
-                mixed = [next(own) if b else x for x, b in zip(leaves, is_batched, strict=True)]
-                return call(*jax.tree.unflatten(tree, mixed))
+        def over_lanes(function: _Function, mapped: _Function) -> _Function:
+            def lanes(*leaves: jax.Array) -> Any:
+                def lane(own: list[jax.Array]) -> Any:
+                    rest = iter(own)
+                    of_lane = [next(rest) if b else x for b, x in marked(leaves)]
+                    return function(*jax.tree.unflatten(tree, of_lane))
 
-            return lax.map(one, [x for x, b in zip(leaves, is_batched, strict=True) if b])
+                return mapped(lane)([x for b, x in marked(leaves) if b])
 
-        def at_once(*leaves: jax.Array) -> Any:
-            def one(*leaves: jax.Array) -> Any:
-                return vectorised(*jax.tree.unflatten(tree, leaves))
+            return lanes
 
-            return jax.vmap(one, in_axes=[0 if b else None for b in is_batched])(*leaves)
+        def in_turn(function: _Function) -> _Function:
+            return over_lanes(function, lambda lane: functools.partial(lax.map, lane))
 
-        out = lax.platform_dependent(*leaves, cpu=in_turn, default=at_once)
-        return out, jax.tree.map(lambda _: True, out)
+        def by_kernels(*leaves: jax.Array) -> Any:
+            """Kernel after kernel; past the end, the last lane again."""
+            count = -(-size // LANES)
+            length = -(-size // count)
+            kernel = lane_by_lane(in_turn(single), at_once, is_kernel=True)
+            if count == 1:
+                return kernel(*leaves)
+
+            def lanes_of(k: jax.Array) -> Any:
+                index = jnp.minimum(length * k + jnp.arange(length), size - 1)
+                return kernel(*(jnp.asarray(x)[index] if b else x for b, x in marked(leaves)))
+
+            results = lax.map(lanes_of, jnp.arange(count))
+            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], results)
+
+        at_once = over_lanes(vectorised, jax.vmap)
+        on_cpu = by_kernels if is_kernel else in_turn(call)
+        results = lax.platform_dependent(*leaves, cpu=on_cpu, default=at_once)
+        return results, jax.tree.map(lambda _: True, results)
 
     return call
