@@ -32,6 +32,8 @@ def lane_by_lane(single: _Function, vectorised: _Function, is_kernel: bool = Fal
     numbers, and to put its results in their places, can take as long as the solve.
     """
 
+    single, vectorised = jax.jit(single), jax.jit(vectorised)  # traced once for all uses
+
     @custom_vmap
     def call(*args: Any) -> Any:
         return one_kernel(single)(*args) if is_kernel else single(*args)
