@@ -21,7 +21,7 @@ from jaxlbfgsb.result import OptimizeResult, result_of
 from jaxlbfgsb.sight.recording import Trace, begun, finished
 from jaxlbfgsb.sight.watching import Watch, one_lane, telling
 from jaxlbfgsb.types import PyTree, Scalar, Vector
-from jaxlbfgsb.xla.kernel import whole_step_is_one_kernel
+from jaxlbfgsb.xla.kernel import apart, whole_step_is_one_kernel
 from jaxlbfgsb.xla.lanes import lane_by_lane
 from jaxlbfgsb.xla.varying import vary_over, varying_axes
 
@@ -50,7 +50,10 @@ def solve(
             x0, options, earlier = start
             state, box, options = begin(m, data, x0, lower, upper, options, earlier)
             trace = begun(watch.recording, state.x)
-            state, trace = driver(objective(program, data, x0), state, box, options, trace)
+            fun = objective(program, data, x0)
+            if not program.has_effects:
+                fun = apart(fun, n)
+            state, trace = driver(fun, state, box, options, trace)
             return finish(program, data, x0, state, box, options, trace)
 
         return solve

@@ -8,7 +8,13 @@ from jax import lax
 from jax.scipy import special
 
 from jaxlbfgsb import minimize
-from jaxlbfgsb.xla.kernel import LARGEST_ARRAY, fits_one_kernel, one_kernel
+from jaxlbfgsb.xla.kernel import (
+    FEW_VARIABLES,
+    LARGEST_ARRAY,
+    MANY_VARIABLES,
+    fits_one_kernel,
+    one_kernel,
+)
 from jaxlbfgsb.xla.packing import Packing
 
 X = jnp.linspace(0.1, 0.9, 24)
@@ -132,6 +138,53 @@ def test_arguments_that_nothing_uses():
         np.testing.assert_allclose(y, expected)
     _, y = jax.jit(lambda: one_kernel(function)(jnp.ones(3), jnp.zeros(7), 2, True))()
     np.testing.assert_allclose(y, expected)  # where XLA knows every argument
+
+
+def test_large_arguments_are_not_copied():
+    def function(history, index, unused):
+        return lax.while_loop(
+            lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] + history[index, c[0]]), (0, 0.0)
+        )[1]
+
+    args = jnp.arange(2.0 * LARGEST_ARRAY).reshape(2, -1), jnp.asarray(1), jnp.ones(3)
+    compiled = jax.jit(one_kernel(function, large=1)).lower(*args).compile()
+    np.testing.assert_allclose(compiled(*args), 3.0 * LARGEST_ARRAY + 3)
+    assert compiled.memory_analysis().temp_size_in_bytes < args[0].nbytes
+
+
+@pytest.mark.parametrize("n", [3, 30, FEW_VARIABLES + 1])
+def test_many_lanes_are_no_kernel(n):
+    lanes = LARGEST_ARRAY + 1  # a sum over so many can't be compiled inside of one
+    centres = jnp.linspace(-1, 1, lanes)
+
+    def solved(centre):
+        def fun(x):
+            return jnp.sum((x - centre) ** 2)
+
+        return minimize(fun, jnp.zeros(n), bounds=(None, 0.5), implicit_diff=False).x[0]
+
+    np.testing.assert_allclose(jax.vmap(solved)(centres), np.minimum(centres, 0.5), atol=1e-5)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="calls apart are for CPUs")
+def test_the_function_is_a_program_by_itself_unless_it_has_effects():
+    def solved(fun):
+        return jax.jit(lambda x: minimize(fun, x).fun)
+
+    def square(x):
+        return x @ x
+
+    def told(x):
+        jax.debug.callback(lambda: None)
+        return x @ x
+
+    def calls(fun, n):
+        return solved(fun).lower(jnp.ones(n)).as_text().count('inlineable = "false"')
+
+    in_between = FEW_VARIABLES + 1
+    assert calls(square, in_between) == calls(told, in_between) + 1
+    assert calls(square, MANY_VARIABLES + 1) == calls(told, MANY_VARIABLES + 1)
+    np.testing.assert_allclose(solved(told)(jnp.ones(in_between)), 0, atol=1e-20)
 
 
 def test_a_solve_of_constants_with_arguments_that_nothing_uses():

@@ -28,10 +28,12 @@ from jaxlbfgsb.method.chunks import prefix_sums, soonest
 from jaxlbfgsb.method.memory import dot
 from jaxlbfgsb.method.model import Model
 from jaxlbfgsb.types import Coefficients, Integer, Mask, Scalar, Vector
-from jaxlbfgsb.xla.kernel import FEW_VARIABLES
+from jaxlbfgsb.xla.kernel import FEW_VARIABLES, MANY_VARIABLES
 
-WALKED = 3
-"""Breakpoints crossed one at a time before chunks are, in many variables."""
+WALKED = 16
+FEW_WALKED = 4
+"""Breakpoints crossed one at a time before chunks are: about as many as take the time of one
+chunk, in many variables and in very many."""
 CHUNK = 512
 """Breakpoints crossed together, at least."""
 CHUNKS_SHARE = 64
@@ -117,8 +119,10 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
     if n <= FEW_VARIABLES:
         last = lax.while_loop(goes_on, cross, first)
     else:
-        last = lax.while_loop(lambda s: goes_on(s) & (s.walked < WALKED), cross, first)
-        last = _cross_chunks(last, t, d, B, floor)
+        walked = WALKED if n <= MANY_VARIABLES else FEW_WALKED
+        last = lax.while_loop(lambda s: goes_on(s) & (s.walked < walked), cross, first)
+        # A branch, since XLA would prepare the constants of the chunks in every search.
+        last = lax.cond(goes_on(last), lambda: _cross_chunks(last, t, d, B, floor), lambda: last)
 
     dt = jnp.maximum(-last.f1 / last.f2, 0)
     any_left = some_unbounded | jnp.isfinite(last.next_t)

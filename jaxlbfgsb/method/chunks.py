@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxlbfgsb.types import Integer, Mask, Scalar, Vector
+from jaxlbfgsb.types import Mask, Scalar, Vector
 
 BUCKETS = 1024
 """Of the histogram."""
@@ -77,8 +77,8 @@ def _at_most(t: Vector, candidate: Mask, first: Scalar, horizon: Scalar, size: i
     return jnp.where(taken > 0, bucket(width) < taken, t == first)
 
 
-def positions(mask: Mask, size: int, skipped: Integer | int = 0) -> jax.Array:
-    """The next `size` indices where it holds, after so many of them; padded with n.
+def positions(mask: Mask, size: int) -> jax.Array:
+    """The first `size` indices where it holds, padded with n.
 
     The k-th one lies in the word of bits where the count of bits passes k.
     """
@@ -87,7 +87,7 @@ def positions(mask: Mask, size: int, skipped: Integer | int = 0) -> jax.Array:
     powers = jnp.left_shift(np.uint32(1), lax.iota(np.uint32, WORD))
     words = jnp.sum(jnp.where(bits, powers, 0), axis=1, dtype=jnp.uint32)
     passed = jnp.cumsum(lax.population_count(words).astype(jnp.int32))
-    k = skipped + jnp.arange(size, dtype=jnp.int32)
+    k = jnp.arange(size, dtype=jnp.int32)
     at = jnp.searchsorted(passed, k, side="right").astype(jnp.int32)
     at = jnp.minimum(at, len(words) - 1)
     rank = k - jnp.where(at > 0, passed[at - 1], 0)

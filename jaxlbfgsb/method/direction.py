@@ -47,19 +47,17 @@ def new_direction(
     tame = dot(g, g) < limits.eps * limits.max
     steepest = project(x - g / jnp.where(tame, 1, infinity_norm(g)), box)
 
-    def newton() -> tuple[Vector, Sides | None]:
-        unknown = sides and sides._replace(known=jnp.zeros_like(sides.known))
-        return _newton_step(x, g, pairs), unknown
-
     stored = pairs.count > 0
     if box.is_everything:
-        xhat, sides = newton()
+        xhat = _newton_step(x, g, pairs)
     else:
+        has_model = constrained & stored
         xhat, sides = lax.cond(
-            constrained & stored,
+            has_model,
             lambda: _constrained_step(x, g, box, pairs, sides),
-            newton,
+            lambda: (_newton_step(x, g, pairs), sides),
         )
+        sides = sides and sides._replace(known=has_model)
     d = xhat - x
     length = infinity_norm(d)
     usable = (dot(g, d) < 0) & jnp.isfinite(length) & (length > 0)

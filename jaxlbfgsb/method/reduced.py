@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlbfgsb.method.chunks import positions
 from jaxlbfgsb.method.memory import Memory, ages, dot
 from jaxlbfgsb.types import Boolean, Coefficients, Integer, Mask, MiddleMatrix, PairRows, Scalar
 from jaxlbfgsb.xla import small
-from jaxlbfgsb.xla.kernel import FEW_VARIABLES
+from jaxlbfgsb.xla.kernel import FEW_VARIABLES, one_kernel
 
 BLOCK = 2048
 """Variables at a time in the densest pass: so many stay in a cache."""
@@ -23,10 +22,6 @@ LEAST_SHARE = 0.1
 """Of the free variables in the square of a pair, for a difference that keeps its digits."""
 LEAST_LEFT = 1e-3
 """Of a sum from which variables were taken away, before it is summed anew."""
-COLUMNS = 64
-"""Variables that change sides are taken together, at least so many."""
-COLUMNS_SHARE = 64
-"""With very many variables ``n / COLUMNS_SHARE`` of them."""
 LARGEST_CHANGE = 8
 """Where more than ``n / LARGEST_CHANGE`` change sides, to sum anew is as fast."""
 
@@ -201,23 +196,40 @@ def _carried_on(
 
 def _with_sides_changed(memory: Memory, free: Mask, last: Sides) -> tuple[MiddleMatrix, Boolean]:
     """The products after some variables changed sides, and False if those are too many."""
-    pairs = memory.pairs
-    n = free.shape[0]
-    size = max(COLUMNS, n // COLUMNS_SHARE)
     over_free = _over_free(memory)
     changed = free != last.free
     count = jnp.sum(changed, dtype=jnp.int32)
+    are_few = count <= free.shape[0] // LARGEST_CHANGE
+    some = are_few & (count > 0)
+    entered = one_kernel(_products_of_changed, large=3)(memory.pairs, changed, free, some)
+    return last.products + jnp.where(over_free, entered, -entered), are_few
 
-    def change(k: Integer, products: MiddleMatrix) -> MiddleMatrix:
-        index = positions(changed, size, size * k)
-        columns = jnp.take(pairs, index, axis=1, mode="clip")
-        signs = jnp.where(jnp.take(free, index, mode="clip"), 1, -1).astype(pairs.dtype)
-        entered = dot(columns * jnp.where(index < n, signs, 0), columns.T)
-        return products + jnp.where(over_free, entered, -entered)
 
-    are_few = count <= n // LARGEST_CHANGE
-    chunks = jnp.where(are_few, (count + size - 1) // size, 0)
-    return lax.fori_loop(0, chunks, change, last.products), are_few
+def _products_of_changed(pairs: PairRows, changed: Mask, free: Mask, some: Boolean) -> MiddleMatrix:
+    """The products over the variables that are free now, less those over the others that changed.
+
+    One variable after the other, in one pass over the masks.
+    """
+    rows, n = pairs.shape
+
+    def at(values: jax.Array, i: Integer) -> jax.Array:
+        return lax.dynamic_index_in_dim(values, i, axis=-1, keepdims=False)
+
+    def next_one(i: Integer) -> Integer:
+        return lax.while_loop(lambda i: (i < n) & ~at(changed, i), lambda i: i + 1, i)
+
+    # The column of the next one is carried: it stands in one place then, not along the history.
+    def add(
+        carry: tuple[Integer, jax.Array, MiddleMatrix],
+    ) -> tuple[Integer, jax.Array, MiddleMatrix]:
+        i, column, total = carry
+        sign = jnp.where(at(free, i), 1, -1).astype(total.dtype)
+        following = next_one(i + 1)
+        return following, at(pairs, following), total + sign * column[:, None] * column[None, :]
+
+    first = next_one(jnp.where(some, 0, n).astype(jnp.int32))
+    start = first, at(pairs, first), jnp.zeros((rows, rows), pairs.dtype)
+    return lax.while_loop(lambda carry: carry[0] < n, add, start)[2]
 
 
 def solve_K(memory: Memory, by_side: MiddleMatrix, v: Coefficients) -> Coefficients:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
@@ -28,6 +29,8 @@ _Out = TypeVar("_Out")
 
 FEW_VARIABLES = 256
 """Up to so many the parts of a step are kernels, on one core; with more, XLA's products."""
+MANY_VARIABLES = 1 << 16
+"""From so many on, kernels take long enough to share them out among cores."""
 LARGEST_ARRAY = 4096
 """From this many elements on XLA gives sums to its library."""
 LARGEST_PRODUCT = 8
@@ -53,31 +56,41 @@ _COMPOUND = (
 _KNOWN = frozenset((*_ELEMENTWISE, *_STRUCTURAL, *_COMPOUND, "dot_general"))
 
 
-def one_kernel(function: Callable[..., _Out]) -> Callable[..., _Out]:
-    """`function`, compiled into one kernel on CPU and as it stands elsewhere.
+def one_kernel(function: Callable[..., _Out], large: int = 0) -> Callable[..., _Out]:
+    """`function`, compiled into one kernel on CPU and as it stands elsewhere, or under `vmap`.
 
-    It takes and returns pytrees of arrays.
+    It takes and returns pytrees of arrays.  The first `large` arguments are arrays that are not
+    copied; each must be used, whatever XLA simplifies.
     """
 
     function = jax.jit(function)
 
     # XLA fails on a kernel with an argument that nothing in it uses, and what is used is
-    # known only after its simplifications.  So all arguments go in one array, and a barrier
-    # hides from it what the array holds.
+    # known only after its simplifications.  So all other arguments go in one array, and a
+    # barrier hides from it what the arrays hold.
+    @custom_vmap
     def call(*args: Any) -> _Out:
-        packing = Packing(args)
+        packing = Packing(args[large:])
 
         @jax.jit
-        def compiled(numbers: jax.Array) -> _Out:
-            return function(*packing.unpack(_split(numbers, packing)))
+        def compiled(arrays: tuple[jax.Array, ...], numbers: jax.Array) -> _Out:
+            return function(*arrays, *packing.unpack(_split(numbers, packing)))
 
         def marked(*args: Any) -> _Out:
-            numbers = lax.optimization_barrier(_joined(packing.pack(args)))
+            joined = _joined(packing.pack(args[large:]))
+            arrays, numbers = lax.optimization_barrier((args[:large], joined))
             return set_xla_metadata(
-                compiled(numbers), xla_cpu_small_call="true", inlineable="false"
+                compiled(arrays, numbers), xla_cpu_small_call="true", inlineable="false"
             )
 
         return lax.platform_dependent(*args, cpu=marked, default=function)
+
+    # Of many lanes the arrays may be too large for a kernel.
+    @call.def_vmap
+    def _(_: int, in_batched: Any, *args: Any) -> tuple[_Out, Any]:
+        axes = jax.tree.map(lambda batched: 0 if batched else None, in_batched)
+        results = jax.vmap(function, in_axes=tuple(axes))(*args)
+        return results, jax.tree.map(lambda _: True, results)
 
     return call
 
@@ -114,6 +127,22 @@ def part_kernel(function: Callable[..., _Out], rows: int, n: int) -> Callable[..
 def small_kernel(function: Callable[..., _Out], n: int) -> Callable[..., _Out]:
     """A kernel for algebra of the size of the history, in a step in n variables."""
     return one_kernel(function) if n > FEW_VARIABLES else function
+
+
+def apart(function: Callable[..., _Out], n: int) -> Callable[..., _Out]:
+    """`function`, which must have no effects, as a program by itself in one in n variables, on CPU.
+
+    Where more than eight kernels are ready XLA shares them among threads.  In some thousand
+    variables each takes less time than its vectors take from the cache of one core to another's.
+    """
+    if not FEW_VARIABLES < n <= MANY_VARIABLES:
+        return function
+    function = jax.jit(function)
+
+    def marked(*args: Any) -> _Out:
+        return set_xla_metadata(function(*args), inlineable="false")
+
+    return lambda *args: lax.platform_dependent(*args, cpu=marked, default=function)
 
 
 def unless(condition: jax.Array, question: Callable[[], jax.Array], n: int) -> jax.Array:
