@@ -16,7 +16,7 @@ so all segments of a chunk are known at once, and ``f1`` and ``f2`` follow from 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +91,12 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
         walked=jnp.zeros_like(f1, jnp.int32),
     )
 
+    def bound_met(g: jax.Array, at: Any = ...) -> jax.Array:
+        """The bound that ``-g`` leads to."""
+        assert box.lower is not None
+        assert box.upper is not None
+        return jnp.where(g < 0, box.upper[at], box.lower[at])
+
     def goes_on(segment: _Segment) -> jax.Array:
         return -segment.f1 / segment.f2 >= segment.next_t - segment.t
 
@@ -99,7 +105,7 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
         b = jnp.min(jnp.where((t == s.next_t) & ((t > s.t) | (index > s.crossed)), index, n))
         w = B.row(b)
         g_b = g[b]
-        z_b = _bound_met(g_b, b, box) - x[b]
+        z_b = bound_met(g_b, b) - x[b]
         dt = s.next_t - s.t
         c = s.c + dt * s.p
         Mw = B.M_times(w)
@@ -128,15 +134,8 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
     any_left = some_unbounded | jnp.isfinite(last.next_t)
     dt = jnp.where(any_left, dt, 0)
     met = (t < last.t) | ((t == last.t) & (index <= last.crossed))
-    xc = jnp.where(met, _bound_met(g, index, box), project(x + (last.t + dt) * d, box))
+    xc = jnp.where(met, bound_met(g), project(x + (last.t + dt) * d, box))
     return CauchyPoint(xc=xc, c=last.c + dt * last.p, free=~(held | met), t=last.t + dt, p=last.p)
-
-
-def _bound_met(g: jax.Array, index: jax.Array, box: Box) -> jax.Array:
-    """The bound that ``-g`` leads to, for the variables of `index`."""
-    assert box.lower is not None
-    assert box.upper is not None
-    return jnp.where(g < 0, box.upper[index], box.lower[index])
 
 
 def _cross_chunks(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:

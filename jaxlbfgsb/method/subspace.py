@@ -8,6 +8,7 @@ identity in F; ``r = -Z'(g + theta (xc - x) - W M c)`` minus the reduced gradien
 from __future__ import annotations
 
 import jax.numpy as jnp
+from jax import lax
 
 from jaxlbfgsb.method.box import Box, project
 from jaxlbfgsb.method.cauchy import CauchyPoint
@@ -43,16 +44,19 @@ def subspace_minimizer(
 
 def _into_the_box(x: Vector, g: Vector, box: Box, xc: Vector, step: Vector) -> Vector:
     """The projection of 2011, and the truncation of 1995 where that gives too little descent."""
-    if box.lower is None or box.upper is None:
+    lower, upper = box.lower, box.upper
+    if lower is None or upper is None:
         return xc + step
     projected = project(xc + step, box)
     least = LEAST_SLOPE * jnp.minimum(dot(g, xc - x), 0)
     ascends = dot(g, projected - x) > least
 
-    to_bound = jnp.where(step < 0, box.lower - xc, box.upper - xc)
-    alphas = jnp.where(step == 0, jnp.inf, to_bound / jnp.where(step == 0, 1, step))
-    alpha = jnp.minimum(jnp.maximum(jnp.min(alphas), 0), 1)
-    at_bound = (alphas <= alpha) & (alpha < 1)
-    bound = jnp.where(step < 0, box.lower, box.upper)
-    truncated = jnp.where(at_bound, bound, project(xc + alpha * step, box))
-    return jnp.where(ascends, truncated, projected)
+    def truncated() -> Vector:
+        to_bound = jnp.where(step < 0, lower - xc, upper - xc)
+        alphas = jnp.where(step == 0, jnp.inf, to_bound / jnp.where(step == 0, 1, step))
+        alpha = jnp.minimum(jnp.maximum(jnp.min(alphas), 0), 1)
+        at_bound = (alphas <= alpha) & (alpha < 1)
+        bound = jnp.where(step < 0, lower, upper)
+        return jnp.where(at_bound, bound, project(xc + alpha * step, box))
+
+    return lax.cond(ascends, truncated, lambda: projected)
