@@ -75,8 +75,9 @@ def recall(
     if known is None:
         return None
     refuse_nan(x0)
-    prepared = known.prepared
-    return prepared._replace(data=Data(prepared.data.consts, list(args)), x0=x0)
+    program, m, rule, watch, data, _, lower, upper, options = known.prepared
+    data = Data(data.consts, list(args))
+    return Prepared(program, m, rule, watch, data, x0, lower, upper, options)
 
 
 def remember(
@@ -89,7 +90,8 @@ def remember(
 ) -> None:
     """Keep what a call was prepared to, if it has a key, without its data."""
     key = _key(fun, x0, args, bounds, asked)
-    if key is None or not can_be_kept(prepared.data.consts):
+    nbytes = max((getattr(b, "nbytes", 0) for b in (*prepared.lower, *prepared.upper)), default=0)
+    if key is None or nbytes > LARGEST_BOUND or not can_be_kept(prepared.data.consts):
         return
     prepared = prepared._replace(
         data=Data(prepared.data.consts, []),
@@ -135,10 +137,10 @@ def _side_key(side: Any) -> Hashable | None:
     kind = type(side)
     if kind in _PLAIN:
         return kind, side
+    if kind is _array_type():
+        return kind, id(side)
     if kind is np.ndarray and side.nbytes <= LARGEST_BOUND and not side.dtype.hasobject:
         return side.dtype.str, side.shape, side.tobytes()
-    if kind is _array_type() and side.nbytes <= LARGEST_BOUND:
-        return kind, id(side)
     return None
 
 

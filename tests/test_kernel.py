@@ -152,7 +152,7 @@ def test_large_arguments_are_not_copied():
     assert compiled.memory_analysis().temp_size_in_bytes < args[0].nbytes
 
 
-@pytest.mark.parametrize("n", [3, 30, FEW_VARIABLES + 1])
+@pytest.mark.parametrize("n", [3, 30])
 def test_many_lanes_are_no_kernel(n):
     lanes = LARGEST_ARRAY + 1  # a sum over so many can't be compiled inside of one
     centres = jnp.linspace(-1, 1, lanes)

@@ -210,7 +210,7 @@ def _products_of_changed(pairs: PairRows, changed: Mask, free: Mask, some: Boole
 
     One variable after the other, in one pass over the masks.
     """
-    rows, n = pairs.shape
+    n = changed.shape[0]
 
     def at(values: jax.Array, i: Integer) -> jax.Array:
         return lax.dynamic_index_in_dim(values, i, axis=-1, keepdims=False)
@@ -225,10 +225,11 @@ def _products_of_changed(pairs: PairRows, changed: Mask, free: Mask, some: Boole
         i, column, total = carry
         sign = jnp.where(at(free, i), 1, -1).astype(total.dtype)
         following = next_one(i + 1)
-        return following, at(pairs, following), total + sign * column[:, None] * column[None, :]
+        return following, at(pairs, following), total + sign * jnp.outer(column, column)
 
     first = next_one(jnp.where(some, 0, n).astype(jnp.int32))
-    start = first, at(pairs, first), jnp.zeros((rows, rows), pairs.dtype)
+    column = at(pairs, first)
+    start = first, column, jnp.zeros_like(jnp.outer(column, column))
     return lax.while_loop(lambda carry: carry[0] < n, add, start)[2]
 
 

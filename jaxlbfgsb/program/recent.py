@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any, Generic, TypeVar
@@ -27,11 +28,11 @@ class Recent(Generic[_Value]):
         self.entries: OrderedDict[Hashable, _Value] = OrderedDict()
 
     def get(self, key: Hashable) -> _Value | None:
-        try:
-            self.entries.move_to_end(key)
-            return self.entries[key]
-        except KeyError:  # never there, or forgotten just now in another thread
-            return None
+        found = self.entries.get(key)
+        if found is not None and 2 * len(self.entries) > self.size:  # before, none is forgotten
+            with contextlib.suppress(KeyError):  # forgotten just now in another thread
+                self.entries.move_to_end(key)
+        return found
 
     def put(self, key: Hashable, value: _Value) -> None:
         self.entries[key] = value
