@@ -51,7 +51,7 @@ def solve(
             state, box, options = begin(m, data, x0, lower, upper, options, earlier)
             trace = begun(watch.recording, state.x)
             fun = objective(program, data, x0)
-            if not program.has_effects:
+            if not program.jaxpr.effects:
                 fun = apart(fun, n)
             state, trace = driver(fun, state, box, options, trace)
             return finish(program, data, x0, state, box, options, trace)

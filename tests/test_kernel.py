@@ -166,7 +166,6 @@ def test_many_lanes_are_no_kernel(n):
     np.testing.assert_allclose(jax.vmap(solved)(centres), np.minimum(centres, 0.5), atol=1e-5)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="calls apart are for CPUs")
 def test_the_function_is_a_program_by_itself_unless_it_has_effects():
     def solved(fun):
         return jax.jit(lambda x: minimize(fun, x).fun)
@@ -178,12 +177,14 @@ def test_the_function_is_a_program_by_itself_unless_it_has_effects():
         jax.debug.callback(lambda: None)
         return x @ x
 
-    def calls(fun, n):
-        return solved(fun).lower(jnp.ones(n)).as_text().count('inlineable = "false"')
+    def calls(fun, n, platform="cpu"):
+        lowered = solved(fun).trace(jnp.ones(n)).lower(lowering_platforms=(platform,))
+        return lowered.as_text().count('inlineable = "false"')
 
     in_between = FEW_VARIABLES + 1
     assert calls(square, in_between) == calls(told, in_between) + 1
     assert calls(square, MANY_VARIABLES + 1) == calls(told, MANY_VARIABLES + 1)
+    assert calls(square, in_between, "cuda") == 0
     np.testing.assert_allclose(solved(told)(jnp.ones(in_between)), 0, atol=1e-20)
 
 

@@ -32,8 +32,7 @@ from jaxlbfgsb.xla.kernel import FEW_VARIABLES, MANY_VARIABLES
 
 WALKED = 16
 FEW_WALKED = 4
-"""Breakpoints crossed one at a time before chunks are: about as many as take the time of one
-chunk, in many variables and in very many."""
+"""Breakpoints crossed one at a time before chunks are, in many variables and in very many."""
 CHUNK = 512
 """Breakpoints crossed together, at least."""
 CHUNKS_SHARE = 64

@@ -57,6 +57,7 @@ def new_direction(
             lambda: _constrained_step(x, g, box, pairs, sides),
             lambda: (_newton_step(x, g, pairs), sides),
         )
+        # A Newton step sums nothing.  Said out here: in a branch a constant is a kernel more.
         sides = sides and sides._replace(known=has_model)
     d = xhat - x
     length = infinity_norm(d)

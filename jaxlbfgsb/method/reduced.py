@@ -229,6 +229,7 @@ def _products_of_changed(pairs: PairRows, changed: Mask, free: Mask, some: Boole
 
     first = next_one(jnp.where(some, 0, n).astype(jnp.int32))
     column = at(pairs, first)
+    # Zeros of the type that the sums have inside of `shard_map`.
     start = first, column, jnp.zeros_like(jnp.outer(column, column))
     return lax.while_loop(lambda carry: carry[0] < n, add, start)[2]
 

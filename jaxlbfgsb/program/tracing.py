@@ -48,8 +48,6 @@ class Program:
         Structure of ``(value, gradient or None, aux or None)``.
     fits_one_kernel
         True if the function and its derivative can be compiled inside of a kernel.
-    has_effects
-        True if it prints or calls the host.
     """
 
     def __init__(
@@ -62,7 +60,6 @@ class Program:
     ) -> None:
         self.jaxpr = jaxpr
         self.fits_one_kernel = fits_one_kernel
-        self.has_effects = bool(jaxpr.effects)
         self.returns = returns
         self.out_tree = out_tree
         self._key = (returns, out_tree, key)

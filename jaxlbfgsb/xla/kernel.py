@@ -30,7 +30,7 @@ _Out = TypeVar("_Out")
 FEW_VARIABLES = 256
 """Up to so many the parts of a step are kernels, on one core; with more, XLA's products."""
 MANY_VARIABLES = 1 << 16
-"""From so many on, kernels take long enough to share them out among cores."""
+"""With more, kernels take long enough to share them out among cores."""
 LARGEST_ARRAY = 4096
 """From this many elements on XLA gives sums to its library."""
 LARGEST_PRODUCT = 8
