@@ -1,7 +1,7 @@
 """The lanes of one block of a batch: one after the other on a CPU, in step elsewhere.
 
-In step, lanes that are done cost as much as the others.  So when most are, the others go on
-by themselves.
+In step, lanes that are done cost as much as the others.  So when most of very many are, the
+others go on by themselves.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxlbfgsb.derivatives.implicit import Rule
@@ -29,7 +28,9 @@ from jaxlbfgsb.solve import begin, finish, objective, solve
 from jaxlbfgsb.types import PyTree
 
 COMPACTED = 4
-"""Lanes go on by themselves when one in so many is left."""
+"""Lanes go on by themselves when one in so many is left..."""
+MANY_LANES = 1 << 15
+"""... of at least so many: fewer fill no accelerator, and take no longer together."""
 
 
 class BatchProblem(NamedTuple):
@@ -59,11 +60,9 @@ class BatchProblem(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """A run under way, with what it needs beside its function; the same of many lanes."""
+    """A run under way; the same of many lanes."""
 
     state: State
-    box: Box
-    options: Options
     trace: Trace | None
 
 
@@ -81,60 +80,54 @@ def solve_in_turn(
     return problem.over_lanes(lane)(consts, leaves)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def solve_in_step(
     problem: BatchProblem, consts: list[Any], leaves: list[Any], options: Options
 ) -> OptimizeResult:
-    """The lanes of a block in step; when few are left, these by themselves."""
-    run = _begin_lanes(problem, consts, leaves, options)
-    running = np.arange(len(run.state.phase))
-    size = len(running)
-    while running.size:
-        index = np.resize(running, size)  # the same lanes again, where there are too few
-        part = [x[index] if m else x for x, m in zip(leaves, problem.mapped, strict=True)]
-        few = jax.tree.map(lambda leaf, index=index: leaf[index], run)
-        left = size // COMPACTED if size > COMPACTED else 0
-        moved = _advance_lanes(problem, consts, part, few, left)
-        run = jax.tree.map(lambda old, new, index=index: old.at[index].set(new), run, moved)
-        running = running[np.asarray(run.state.phase[running]) != Phase.DONE]
-        size = left
-    return _finish_lanes(problem, consts, leaves, run)
+    """The lanes of a block in step; of many lanes the last ones by themselves."""
 
+    # What is the same for all lanes, such as their bounds perhaps, is made anew from what was
+    # given: in the run each lane would have its own, and `vmap` a branch no more.
+    def start(data: Data, x0: PyTree, lower: Any, upper: Any) -> tuple[State, Box, Options]:
+        return begin(problem.m, data, x0, lower, upper, options)
 
-@functools.partial(jax.jit, static_argnums=0)
-def _begin_lanes(
-    problem: BatchProblem, consts: list[Any], leaves: list[Any], options: Options
-) -> _Run:
-    def lane(data: Data, x0: PyTree, lower: Any, upper: Any) -> _Run:
-        state, box, started = begin(problem.m, data, x0, lower, upper, options)
-        return _Run(state, box, started, begun(problem.recording, state.x))
+    def first(*given: Any) -> _Run:
+        state, _, _ = start(*given)
+        return _Run(state, begun(problem.recording, state.x))
 
-    return problem.over_lanes(lane)(consts, leaves)
+    def turn(data: Data, x0: PyTree, lower: Any, upper: Any, run: _Run) -> _Run:
+        _, box, strict = start(data, x0, lower, upper)
+        value, gradient = objective(problem.program, data, x0)(run.state.trial)
+        moved = advance(run.state, value, gradient, box, strict)
+        return _Run(moved, recorded(run.trace, run.state, moved, box))
 
+    def last(data: Data, x0: PyTree, lower: Any, upper: Any, run: _Run) -> OptimizeResult:
+        _, box, strict = start(data, x0, lower, upper)
+        result = finish(problem.program, data, x0, run.state, box, strict, run.trace)
+        return dataclasses.replace(result, hess_inv=None)
 
-@functools.partial(jax.jit, static_argnums=0)
-def _advance_lanes(
-    problem: BatchProblem, consts: list[Any], leaves: list[Any], run: _Run, left: int
-) -> _Run:
-    """Until at most `left` lanes are not done."""
+    turn_of_all = problem.over_lanes(turn)
 
-    def lane(data: Data, x0: PyTree, _lower: Any, _upper: Any, run: _Run) -> _Run:
-        state, box, options, trace = run
-        value, gradient = objective(problem.program, data, x0)(state.trial)
-        moved = advance(state, value, gradient, box, options)
-        return run._replace(state=moved, trace=recorded(trace, state, moved, box))
+    def advanced(leaves: list[Any], run: _Run, left: int) -> _Run:
+        """Until at most `left` lanes are not done."""
 
-    def goes_on(run: _Run) -> jax.Array:
-        return jnp.sum(run.state.phase != Phase.DONE) > left
+        def goes_on(run: _Run) -> jax.Array:
+            return jnp.sum(run.state.phase != Phase.DONE) > left
 
-    step = problem.over_lanes(lane)
-    return lax.while_loop(goes_on, lambda run: step(consts, leaves, run), run)
+        return lax.while_loop(goes_on, lambda run: turn_of_all(consts, leaves, run), run)
 
+    run = problem.over_lanes(first)(consts, leaves)
+    size = len(run.state.phase)
+    few = size // COMPACTED if size >= MANY_LANES else 0
+    run = advanced(leaves, run, left=few)
+    if few:
+        (index,) = jnp.nonzero(run.state.phase != Phase.DONE, size=few, fill_value=size)
 
-@functools.partial(jax.jit, static_argnums=0)
-def _finish_lanes(
-    problem: BatchProblem, consts: list[Any], leaves: list[Any], run: _Run
-) -> OptimizeResult:
-    def lane(data: Data, x0: PyTree, _lower: Any, _upper: Any, run: _Run) -> OptimizeResult:
-        return dataclasses.replace(finish(problem.program, data, x0, *run), hess_inv=None)
+        def running(of_all: Any) -> Any:  # beyond the end, the last lane again
+            return jax.tree.map(lambda leaf: leaf.at[index].get(mode="clip"), of_all)
 
-    return problem.over_lanes(lane)(consts, leaves, run)
+        marked = zip(leaves, problem.mapped, strict=True)
+        part = [running(jnp.asarray(leaf)) if mapped else leaf for leaf, mapped in marked]
+        moved = advanced(part, running(run), left=0)
+        run = jax.tree.map(lambda old, new: old.at[index].set(new, mode="drop"), run, moved)
+    return problem.over_lanes(last)(consts, leaves, run)

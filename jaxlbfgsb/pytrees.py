@@ -55,10 +55,26 @@ def checked_x0(x0: PyTree) -> PyTree:
 
 def refuse_nan(x0: Any) -> None:
     """ValueError for an array of known values with NaN among them."""
-    x0 = np.asarray(x0)
-    square = np.vdot(x0, x0)  # NaN only if there is one: no squares cancel
-    if square != square:
+    if _is_far(x0):
+        has_nan = bool(_has_nan(x0))
+    else:
+        x0 = np.asarray(x0)
+        square = np.vdot(x0, x0)  # NaN only if there is one: no squares cancel
+        has_nan = square != square
+    if has_nan:
         raise ValueError("x0 has NaN among its values; give a start that is a number.")
+
+
+def _is_far(array: Any) -> bool:
+    """True for an array in the memory of an accelerator, to be looked at where it lies."""
+    if jax.default_backend() == "cpu" or not isinstance(array, jax.Array):
+        return False
+    return any(device.platform != "cpu" for device in array.devices())
+
+
+@jax.jit
+def _has_nan(array: jax.Array) -> jax.Array:
+    return jnp.isnan(array).any()
 
 
 def _strong(array: jax.Array) -> jax.Array:
@@ -164,31 +180,42 @@ def _is_none(value: Any) -> bool:
     return value is None
 
 
-def _is_box(low: np.ndarray, high: np.ndarray, dtype: np.dtype) -> bool:
+def _encloses_a_point(low: Any, high: Any) -> Any:
     """True for bounds that some finite point satisfies; False with a NaN among them."""
+    is_finite = (low.max(initial=-np.inf) < np.inf) & (high.min(initial=np.inf) > -np.inf)
+    return (low <= high).all() & is_finite
+
+
+_encloses_a_point_there = jax.jit(_encloses_a_point)
+
+
+def _is_box(low: Any, high: Any, dtype: np.dtype) -> bool:
+    """True for valid bounds of this dtype."""
     if low.dtype != dtype or high.dtype != dtype:
         return False
-    fits = (low <= high).all() and low.max(initial=-np.inf) < np.inf
-    return bool(fits and high.min(initial=np.inf) > -np.inf)
+    if _is_far(low) or _is_far(high):
+        return bool(_encloses_a_point_there(low, high))
+    return bool(_encloses_a_point(np.asarray(low), np.asarray(high)))
 
 
 def _check_values(low: Any, high: Any, dtype: np.dtype) -> None:
     sides = ((low, "lower"), (high, "upper"))
     known = [
-        (np.asarray(side), name)
+        (side, name)
         for side, name in sides
         if not (side is None or isinstance(side, jax.core.Tracer))
     ]
-    if len(known) == 2 and _is_box(known[0][0], known[1][0], dtype):
+    if len(known) == 2 and _is_box(low, high, dtype):
         return  # nearly always, and fast
-    for side, name in known:
+    for given, name in known:
+        side = np.asarray(given)
         if np.isnan(side).any():
             raise ValueError(f"The {name} bounds hold NaN; use None or inf for no bound.")
         empty = np.inf if name == "lower" else -np.inf
         if (side == empty).any():
             raise ValueError(f"A {name} bound is {empty}: no finite number satisfies it.")
     if len(known) == 2:
-        lower, upper = known[0][0].astype(dtype), known[1][0].astype(dtype)
+        lower, upper = np.asarray(low).astype(dtype), np.asarray(high).astype(dtype)
         if (lower > upper).any():
             lower, upper = np.broadcast_arrays(lower, upper)
             i = int(np.argmax((lower > upper).ravel()))

@@ -30,3 +30,23 @@ def forget_programs():
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
 def dtype(request):
     return request.param
+
+
+@pytest.fixture
+def as_on_an_accelerator(monkeypatch):
+    """What an accelerator gets, compiled for the backend that there is."""
+
+    def default_of(*args, default, **_others):
+        return default(*args)
+
+    jax.clear_caches()
+    monkeypatch.setattr(jax.lax, "platform_dependent", default_of)
+    yield
+    jax.clear_caches()
+
+
+@pytest.fixture(params=["cpu", "accelerator"])
+def either_backend(request):
+    """The test runs twice, the second time `as_on_an_accelerator`."""
+    if request.param == "accelerator":
+        request.getfixturevalue("as_on_an_accelerator")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxlbfgsb
-from jaxlbfgsb import Reason, batch, minimize, minimize_batch
+from jaxlbfgsb import Reason, batch, blocks, minimize, minimize_batch
 
 LANES, N = 13, 3
 
@@ -70,11 +70,18 @@ def test_vmap_is_the_same(lanes):
     np.testing.assert_array_equal(mapped.nfev, result.nfev)
 
 
-def test_lanes_in_step_as_on_an_accelerator(lanes, monkeypatch):
-    x0, a, bounds = lanes
+@pytest.mark.usefixtures("as_on_an_accelerator")
+@pytest.mark.parametrize("many", [LANES, LANES + 1], ids=["the last by themselves", "together"])
+@pytest.mark.parametrize("shared", [True, False], ids=["one box", "boxes"])
+def test_lanes_in_step_as_on_an_accelerator(lanes, shared, many, monkeypatch):
+    x0, a, (lower, upper) = lanes
+    if shared:
+        upper = np.broadcast_to(upper[0], upper.shape)
     monkeypatch.setattr(batch, "solve_in_turn", batch.solve_in_step)
-    result = minimize_batch(rosenbrock, x0, (a,), bounds=bounds)
-    assert_lanes_are_single_solves(result, rosenbrock, lanes, exactly=False)
+    monkeypatch.setattr(blocks, "MANY_LANES", many)
+    axes, side = ((0, 0, None), upper[0]) if shared else ((0, 0, 0), upper)
+    result = minimize_batch(rosenbrock, x0, (a,), in_axes=axes, bounds=(lower, side))
+    assert_lanes_are_single_solves(result, rosenbrock, (x0, a, (lower, upper)), exactly=False)
 
 
 @pytest.mark.parametrize("in_step", [False, True])
@@ -89,7 +96,9 @@ def test_a_lane_that_fails_harms_no_other(lanes, in_step, monkeypatch):
     assert result.reason[4] == Reason.NONFINITE_AT_X0
     assert result.reason[7] == Reason.INVALID_BOUNDS
     others = np.setdiff1d(np.arange(LANES), [4, 7])
-    np.testing.assert_array_equal(result.x[others], clean.x[others])
+    # In step a lane may round as its place among the others makes it.
+    rtol = 100 * np.finfo(x0.dtype).eps if in_step else 0
+    np.testing.assert_allclose(result.x[others], clean.x[others], rtol=rtol)
     np.testing.assert_array_equal(result.nfev[others], clean.nfev[others])
     assert result.success[others].all()
 

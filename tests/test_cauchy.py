@@ -11,6 +11,8 @@ from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.method.cauchy import CHUNK, WALKED, generalized_cauchy_point
 from jaxlbfgsb.xla.kernel import FEW_VARIABLES
 
+pytestmark = pytest.mark.usefixtures("either_backend")
+
 find = jax.jit(generalized_cauchy_point)
 find_all = jax.jit(jax.vmap(generalized_cauchy_point))
 

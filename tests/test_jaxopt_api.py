@@ -67,13 +67,14 @@ def test_run_is_minimize_bit_for_bit(bounds, dtype):
     assert not state.failed_linesearch
 
 
-def test_updates_visit_the_iterates_of_minimize_bit_for_bit(dtype):
+def test_updates_visit_the_iterates_of_minimize(dtype):
     x0, expected, options = X0.astype(dtype), [], {"gtol": 1e-2, "ftol": 0.0, "maxls": 30}
     solver = LBFGSB(rosenbrock, tol=1e-2)
     same = minimize(rosenbrock, x0, bounds=BOX, callback=expected.append, **options)
     points, state = points_of(solver, x0, BOX, jax.jit(solver.update))
     assert len(points) > 10
-    assert_same(points, expected)
+    # Two programs: XLA may round in each as it likes.
+    np.testing.assert_allclose(points, expected, rtol=1e3 * np.finfo(dtype).eps)
     assert state.num_fun_eval == same.nfev
     assert state.reason == Reason.PROJECTED_GRADIENT
     assert state.status == 0
@@ -235,7 +236,8 @@ def test_a_run_goes_on_with_the_pairs_of_another():
     assert updated.state.num_fun_eval == warm.state.num_fun_eval
     started = solver.init_state(step, BOX)
     assert started.iter_num == 15
-    assert_same(solver.update(step.params, started, BOX).params, solver.update(*step, BOX).params)
+    updates = solver.update(step.params, started, BOX), solver.update(*step, BOX)
+    np.testing.assert_allclose(updates[0].params, updates[1].params, rtol=1e-12)
     with pytest.raises(ValueError, match="history_size"):
         LBFGSB(rosenbrock, history_size=3).run(step, BOX)
 

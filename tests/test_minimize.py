@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
-from scipy.optimize import Bounds
+from scipy.optimize import Bounds, fmin_l_bfgs_b
 
 import jaxlbfgsb
 from jaxlbfgsb import OptimizeResult, Reason, minimize
@@ -301,6 +301,29 @@ GLOBAL_TARGET = 1.0
 
 def loss_with_global(x):
     return jnp.sum((x - GLOBAL_TARGET) ** 2)
+
+
+@pytest.mark.usefixtures("as_on_an_accelerator")
+@pytest.mark.parametrize(
+    ("n", "bounds", "by_lanes"),
+    [(2, None, True), (10, (-2.0, 0.7), True), (30, (-2.0, 0.7), True), (300, (-2.0, 0.7), False)],
+)
+def test_what_an_accelerator_runs_solves_as_well(n, bounds, by_lanes, dtype):
+    x0 = np.resize(START.astype(dtype), n)
+    value_and_grad = jax.jit(jax.value_and_grad(rosenbrock))
+    _, best, _ = fmin_l_bfgs_b(
+        lambda x: tuple(map(np.asarray, value_and_grad(x))),
+        x0.astype(float),
+        bounds=bounds and [bounds] * n,
+    )
+
+    def solve(x):
+        result = minimize(rosenbrock, x, bounds=bounds)
+        return result.fun, result.success
+
+    values, successes = jax.vmap(solve)(np.stack([x0, x0])) if by_lanes else solve(x0)
+    assert np.all(values <= best + 1e-5 * max(best, 1) * (100 if dtype == np.float32 else 1))
+    assert np.all(successes)
 
 
 class TestCaching:

@@ -6,6 +6,8 @@ import numpy as np
 import oracles
 import pytest
 
+pytestmark = pytest.mark.usefixtures("either_backend")
+
 N = 12
 CAPACITIES = [1, 2, 3, 4, 5, 10]
 

@@ -988,7 +988,7 @@ def test_the_inverse_hessian_is_a_linear_operator(method):
     assert H.shape == (3, 3)
     assert H.dtype == np.float64
     np.testing.assert_allclose(H @ v, dense @ v)
-    np.testing.assert_allclose(H.matvec(v[:, None]), (dense @ v)[:, None])
+    np.testing.assert_allclose(H.matmat(v[:, None]), (dense @ v)[:, None])
     np.testing.assert_allclose(H(v), dense @ v)
     np.testing.assert_allclose(H @ V, dense @ V)
     np.testing.assert_allclose(dense, dense.T, rtol=1e-8, atol=1e-12)

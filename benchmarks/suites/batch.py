@@ -63,18 +63,18 @@ def function(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.sum(b * (x[1:] - x[:-1] ** 2) ** 2 + (a - x[:-1]) ** 2)
 
 
-def _single(x0: Any, args: Any, bounds: Any) -> Outcome:
+def of_ours(x0: Any, args: Any, bounds: Any) -> Outcome:
     result = jaxlbfgsb.minimize(function, x0, args, bounds=bounds, maxiter=LIMITS.maxiter)
     return Outcome(result.x, result.nit, result.nfev)
 
 
-def _vmapped(solve: Callable[..., Outcome], lanes: Lanes) -> Callable[[], Outcome]:
+def vmapped(solve: Callable[..., Outcome], lanes: Lanes) -> Callable[[], Outcome]:
     with quiet():
         compiled = jax.jit(jax.vmap(solve, in_axes=(0, 0, None))).lower(*lanes).compile()
     return lambda: compiled(*lanes)
 
 
-def _batched(lanes: Lanes) -> Callable[[], Outcome]:
+def batched(lanes: Lanes) -> Callable[[], Outcome]:
     def solve() -> Outcome:
         result = jaxlbfgsb.minimize_batch(
             function, lanes.x0, lanes.args, in_axes=(0, 0, None), bounds=lanes.bounds,
@@ -85,7 +85,7 @@ def _batched(lanes: Lanes) -> Callable[[], Outcome]:
     return solve
 
 
-def _jaxopt(x0: Any, args: Any, bounds: Any) -> Outcome:
+def of_jaxopt(x0: Any, args: Any, bounds: Any) -> Outcome:
     return jaxopt_lbfgsb(lambda x: function(x, *args), x0, bounds, LIMITS)
 
 
@@ -121,10 +121,10 @@ def tasks(options: Options) -> list[Task]:
 def _measure(n: int, B: int, effort: Effort) -> list[Row]:
     lanes = problems(n, B)
     makers = {
-        BATCH: _batched,
-        VMAP: functools.partial(_vmapped, _single),
+        BATCH: batched,
+        VMAP: functools.partial(vmapped, of_ours),
         f"loop over {SCIPY.name}": _scipy_loop,
-        f"vmap({JAXOPT.name})": functools.partial(_vmapped, _jaxopt),
+        f"vmap({JAXOPT.name})": functools.partial(vmapped, of_jaxopt),
     }
     notes = {}
     if not hasattr(jaxlbfgsb, "minimize_batch"):
@@ -183,7 +183,7 @@ def _judge(lanes: Lanes, rows: list[Row], outcomes: dict[str, Outcome]) -> None:
 def _like_single(lanes: Lanes, outcome: Outcome) -> Row:
     count = min(SINGLE, len(lanes.x0))
     singles = np.array(
-        [np.asarray(_single(*jax.tree.map(lambda a, i=i: a[i], lanes[:2]), lanes.bounds).x)
+        [np.asarray(of_ours(*jax.tree.map(lambda a, i=i: a[i], lanes[:2]), lanes.bounds).x)
          for i in range(count)]
     )  # fmt: skip
     x = np.asarray(outcome.x)[:count]

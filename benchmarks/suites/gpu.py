@@ -1,4 +1,4 @@
-"""The default device of JAX: an iteration against reading the history once; small batches.
+"""The default device of JAX: an iteration against reading the history once; batches; peers.
 
 Meant for an accelerator; runs anywhere, at smaller sizes on a CPU, and says where it ran.
 """
@@ -17,20 +17,28 @@ import numpy as np
 import jaxlbfgsb
 from benchmarks.collection import Task
 from benchmarks.functions import rosenbrock
-from benchmarks.measure import Row, seconds
-from benchmarks.solver import start
+from benchmarks.measure import Effort, Row, compare, seconds
+from benchmarks.peers import JAXOPT, SCIPY
+from benchmarks.problems import Problem
+from benchmarks.solver import Limits, Solve, start
 from benchmarks.suites import Options
-from benchmarks.suites.batch import BATCH, VMAP, function, problems
+from benchmarks.suites.batch import BATCH, VMAP, batched, of_jaxopt, of_ours, problems, vmapped
 
-M, FEW, MORE, REPEATS = 10, 20, 60, 5
+BY_ITSELF = "minimize"
+M, MORE, REPEATS = 10, 60, 5
+UNTIL = Limits(m=M, ftol=0.0, gtol=0.0, maxiter=MORE)
+SCIPY_UP_TO, JAXOPT_UP_TO = 10**6, 1000
+EFFORT = Effort(limit=5, most=3)
 COLUMNS = (
-    "device problem n B dtype solver per_iteration history_read iteration_in_reads "
-    "per_evaluation seconds us_per_problem mean_nfev note"
+    "device problem n B dtype solver nit per_iteration history_read iteration_in_reads "
+    "per_evaluation seconds us_per_problem ratio mean_nfev note"
 ).split()
 SETTINGS = {
-    "per_iteration": f"(time of {MORE} - time of {FEW} iterations) / difference, medians of "
-    f"{REPEATS}; no tolerances, m = {M}",
+    "per_iteration": f"a run of {MORE} iterations, or of as many as its noise lets it do, less one "
+    f"of a third of them, over the difference; medians of {REPEATS}; no tolerances, m = {M}",
     "history_read": "seconds to read (2 m, n) numbers at the bandwidth of a large sum",
+    "ratio": f"time over that of this package ({BATCH}); {SCIPY.name}: median of at most "
+    f"{EFFORT.most} pairs, float64 only, n <= {SCIPY_UP_TO}; {JAXOPT.name}: B <= {JAXOPT_UP_TO}",
 }
 
 
@@ -70,7 +78,10 @@ def bandwidth() -> float:
 
 
 def _median(call: Callable[[], Any]) -> float:
-    return statistics.median(seconds(call)[0] for _ in range(REPEATS))
+    times: list[float] = []
+    while not times or (len(times) < REPEATS and sum(times) < EFFORT.limit):
+        times.append(seconds(call)[0])
+    return statistics.median(times)
 
 
 def _one(n: int, dtype: type, bounded: bool) -> list[Row]:
@@ -82,44 +93,40 @@ def _one(n: int, dtype: type, bounded: bool) -> list[Row]:
             problem.fun, x0, bounds=bounds, maxcor=M, maxiter=maxiter, ftol=0.0, gtol=0.0
         )
 
-    few, more = (jax.block_until_ready(solve(maxiter)) for maxiter in (FEW, MORE))
+    more = jax.block_until_ready(solve(MORE))
+    third = max(1, int(more.nit) // 3)
+    few = jax.block_until_ready(solve(third))
     long = _median(lambda: solve(MORE))
     row = _place() | {"problem": problem.name, "n": n, "dtype": dtype.__name__, "seconds": long}
+    row |= {"solver": BY_ITSELF, "nit": int(more.nit), "per_evaluation": long / int(more.nfev)}
     iterations = int(more.nit) - int(few.nit)
-    if iterations <= 0:
-        return [row | {"note": f"ended after {int(more.nit)} iterations"}]
-    row["per_iteration"] = (long - _median(lambda: solve(FEW))) / iterations
-    row["per_evaluation"] = long / int(more.nfev)
+    row["per_iteration"] = (long - _median(lambda: solve(third))) / iterations
     row["history_read"] = 2 * M * n * np.dtype(dtype).itemsize / bandwidth()
     row["bandwidth"] = bandwidth()
     row["iteration_in_reads"] = row["per_iteration"] / row["history_read"]
-    return [row]
+    return [row, *_against_scipy(problem, dtype)]
+
+
+def _against_scipy(problem: Problem, dtype: type) -> list[Row]:
+    if dtype is not np.float64 or problem.n > SCIPY_UP_TO:
+        return []
+    rows = compare(problem, [SCIPY], UNTIL, EFFORT, judge=False)
+    return [_place() | row | {"dtype": dtype.__name__} for row in rows[1:]]
 
 
 def _many(n: int, B: int, dtype: type) -> list[Row]:
     lanes = problems(n, B, dtype)
-
-    def single(x0: Any, args: Any, bounds: Any) -> Any:
-        result = jaxlbfgsb.minimize(function, x0, args, bounds=bounds)
-        return result.x, result.nfev
-
-    def batch() -> Any:
-        result = jaxlbfgsb.minimize_batch(
-            function, lanes.x0, lanes.args, in_axes=(0, 0, None), bounds=lanes.bounds
-        )
-        return result.x, result.nfev
-
-    vmapped = jax.jit(jax.vmap(single, in_axes=(0, 0, None)))
-    ways: dict[str, Callable[[], Any]] = {VMAP: lambda: vmapped(*lanes)}
-    if hasattr(jaxlbfgsb, "minimize_batch"):
-        ways[BATCH] = batch
-    rows = []
+    ways: dict[str, Solve] = {BATCH: batched(lanes), VMAP: vmapped(of_ours, lanes)}
+    if JAXOPT.installed and B <= JAXOPT_UP_TO:
+        ways[f"vmap({JAXOPT.name})"] = vmapped(of_jaxopt, lanes)
+    rows: list[Row] = []
     for name, way in ways.items():
-        _, nfev = jax.block_until_ready(way())
+        outcome = jax.block_until_ready(way())
         took = _median(way)
         row = _place() | {"problem": "batch", "n": n, "B": B, "dtype": dtype.__name__}
         row |= {"solver": name, "seconds": took, "us_per_problem": 1e6 * took / B}
-        rows.append(row | {"mean_nfev": float(np.mean(np.asarray(nfev)))})
+        row["mean_nfev"] = float(np.mean(np.asarray(outcome.nfev)))
+        rows.append(row | {"ratio": took / (rows[0]["seconds"] if rows else took)})
     return rows
 
 
@@ -138,4 +145,17 @@ def summarise(rows: list[Row]) -> dict[str, Any]:
         "backend": jax.default_backend(),
         "bandwidth, GB/s": bandwidth() / 1e9,
         "an iteration in reads of the history": reads,
+        "SciPy's time over ours": {
+            f"{row['problem']}, n = {row['n']}": row["ratio"]
+            for row in rows
+            if row["solver"] == SCIPY.name and "ratio" in row
+        },
+        "microseconds a problem, and over minimize_batch": {
+            f"n = {row['n']}, B = {row['B']}, {row['solver']}": [
+                row["us_per_problem"],
+                row["ratio"],
+            ]
+            for row in rows
+            if "us_per_problem" in row
+        },
     }

@@ -122,9 +122,18 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
         )
 
     if n <= FEW_VARIABLES:
-        last = lax.while_loop(goes_on, cross, first)
+        last = lax.platform_dependent(
+            cpu=lambda: lax.while_loop(goes_on, cross, first),
+            # Each turn of a loop would wait for the host.
+            default=lambda: lax.cond(
+                goes_on(first), lambda: _cross_chunk(first, n, t, d, B, floor), lambda: first
+            ),
+        )
     else:
-        walked = WALKED if n <= MANY_VARIABLES else FEW_WALKED
+        walked = lax.platform_dependent(
+            cpu=lambda: jnp.int32(WALKED if n <= MANY_VARIABLES else FEW_WALKED),
+            default=lambda: jnp.int32(FEW_WALKED),
+        )
         last = lax.while_loop(lambda s: goes_on(s) & (s.walked < walked), cross, first)
         # A branch, since XLA would prepare the constants of the chunks in every search.
         last = lax.cond(goes_on(last), lambda: _cross_chunks(last, t, d, B, floor), lambda: last)

@@ -51,14 +51,18 @@ def new_direction(
     if box.is_everything:
         xhat = _newton_step(x, g, pairs)
     else:
-        has_model = constrained & stored
+        # Many lanes in one box all take the same one of the outer branches.
         xhat, sides = lax.cond(
-            has_model,
-            lambda: _constrained_step(x, g, box, pairs, sides),
+            constrained,
+            lambda: lax.cond(
+                stored,
+                lambda: _constrained_step(x, g, box, pairs, sides),
+                lambda: (x, sides),
+            ),
             lambda: (_newton_step(x, g, pairs), sides),
         )
         # A Newton step sums nothing.  Said out here: in a branch a constant is a kernel more.
-        sides = sides and sides._replace(known=has_model)
+        sides = sides and sides._replace(known=constrained & stored)
     d = xhat - x
     length = infinity_norm(d)
     usable = (dot(g, d) < 0) & jnp.isfinite(length) & (length > 0)

@@ -18,7 +18,7 @@ from jax import lax
 from jaxlbfgsb.method.memory import Memory, ages, dot, pair_at, with_all_products
 from jaxlbfgsb.types import Ages, Coefficients, Integer, MiddleMatrix, Scalar, Vector
 from jaxlbfgsb.xla import small
-from jaxlbfgsb.xla.kernel import small_kernel
+from jaxlbfgsb.xla.kernel import repeated, small_kernel
 
 
 def inverse_times(memory: Memory, v: Vector) -> Vector:
@@ -47,8 +47,8 @@ def _two_loops(memory: Memory, v: Vector) -> Vector:
         return r + (alpha - dot(y, r) / sy) * s
 
     start = (v, jnp.zeros_like(memory.products[0, :m]))
-    q, alphas = lax.fori_loop(0, memory.count, newest_to_oldest, start)
-    return lax.fori_loop(0, memory.count, oldest_to_newest, q / memory.theta)
+    q, alphas = repeated(memory.count, m, newest_to_oldest, start)
+    return repeated(memory.count, m, oldest_to_newest, q / memory.theta)
 
 
 def _compact_inverse_times(memory: Memory, v: Vector) -> Vector:

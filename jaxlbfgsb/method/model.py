@@ -43,7 +43,7 @@ from jaxlbfgsb.types import (
     Vector,
 )
 from jaxlbfgsb.xla import small
-from jaxlbfgsb.xla.kernel import small_kernel
+from jaxlbfgsb.xla.kernel import repeated, small_kernel
 
 
 class Dense(NamedTuple):
@@ -93,7 +93,7 @@ def dense(memory: Memory) -> Dense:
         return B - Bs[:, None] * (Bs / sBs)[None, :] + y[:, None] * (y / sy)[None, :]
 
     B = memory.theta * jnp.eye(n, dtype=memory.theta.dtype)
-    return Dense(lax.fori_loop(0, memory.count, update, B), memory.theta)
+    return Dense(repeated(memory.count, m, update, B), memory.theta)
 
 
 class Compact(NamedTuple):

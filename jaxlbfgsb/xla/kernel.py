@@ -12,6 +12,7 @@ no product or sum so large that XLA hands it to its library of microkernels.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from jax.custom_batching import custom_vmap
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from jaxlbfgsb.types import Integer
 from jaxlbfgsb.xla.packing import Packed, Packing
 
 _Out = TypeVar("_Out")
@@ -35,6 +37,9 @@ LARGEST_ARRAY = 4096
 """From this many elements on XLA gives sums to its library."""
 LARGEST_PRODUCT = 8
 """So it does with products of two matrices of this size."""
+
+UNROLLED = 10
+"""Turns of a loop that are one program on an accelerator."""
 
 _ELEMENTWISE = (
     "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil "
@@ -143,6 +148,23 @@ def apart(function: Callable[..., _Out], n: int) -> Callable[..., _Out]:
         return set_xla_metadata(function(*args), inlineable="false")
 
     return lambda *args: lax.platform_dependent(*args, cpu=marked, default=function)
+
+
+def repeated(count: Integer, most: int, step: Callable[[Integer, _Out], _Out], start: _Out) -> _Out:
+    """``step(i, value)`` for each ``i < count``, of which there are at most `most`.
+
+    On an accelerator it is always computed so many times: each turn of a loop whose length is
+    not known waits for the host.
+    """
+
+    def step_if_wanted(i: Integer, value: _Out) -> _Out:
+        return jax.tree.map(functools.partial(jnp.where, i < count), step(i, value), value)
+
+    return lax.platform_dependent(
+        start,
+        cpu=lambda start: lax.fori_loop(0, count, step, start),
+        default=lambda start: lax.fori_loop(0, most, step_if_wanted, start, unroll=UNROLLED),
+    )
 
 
 def unless(condition: jax.Array, question: Callable[[], jax.Array], n: int) -> jax.Array:

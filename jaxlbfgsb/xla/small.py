@@ -1,17 +1,24 @@
 """Algebra of matrices of a few rows, as loops that a compiler keeps inside one kernel.
 
 LAPACK and the library products of XLA are calls, and a call can't stand inside a kernel
-(see `kernel.py`).  For some 20 rows a loop over the columns is as fast.  On other
-backends, where each step of a loop is a launch, the library is used.
+(see `kernel.py`).  For some 20 rows a loop over the columns is as fast.  On an accelerator,
+where a call costs many launches, the loops are unrolled.
 """
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxlbfgsb.types import AnyMatrix, SquareMatrix
+from jaxlbfgsb.xla.kernel import UNROLLED
+
+_Out = TypeVar("_Out")
 
 
 def product(A: AnyMatrix, B: AnyMatrix) -> AnyMatrix:
@@ -24,7 +31,7 @@ def cholesky(A: SquareMatrix, B: AnyMatrix) -> tuple[SquareMatrix, AnyMatrix]:
 
     NaN where A is not positive definite.
     """
-    return lax.platform_dependent(A, B, cpu=_cholesky_by_rows, default=_library_cholesky)
+    return _for_platform(_cholesky_by_rows)(A, B)
 
 
 def solve_upper(R: SquareMatrix, B: AnyMatrix) -> AnyMatrix:
@@ -34,29 +41,21 @@ def solve_upper(R: SquareMatrix, B: AnyMatrix) -> AnyMatrix:
 
 def solve_lower(C: SquareMatrix, B: AnyMatrix) -> AnyMatrix:
     """``inv(C) B`` for a lower triangular C."""
-    return lax.platform_dependent(C, B, cpu=_substitute, default=_library_solve)
+    return _for_platform(_substitute)(C, B)
 
 
 def solve_lower_transposed(C: SquareMatrix, B: AnyMatrix) -> AnyMatrix:
     """``inv(C') B`` for a lower triangular C."""
-    return lax.platform_dependent(C, B, cpu=_substitute_back, default=_library_solve_transposed)
+    return _for_platform(_substitute_back)(C, B)
+
+
+def _for_platform(algorithm: Callable[..., _Out]) -> Callable[[jax.Array, jax.Array], _Out]:
+    unrolled = functools.partial(algorithm, unroll=UNROLLED)
+    return functools.partial(lax.platform_dependent, cpu=algorithm, default=unrolled)
 
 
 def _library_product(A: jax.Array, B: jax.Array) -> jax.Array:
     return jnp.dot(A, B, precision=lax.Precision.HIGHEST)
-
-
-def _library_cholesky(A: jax.Array, B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    C = lax.linalg.cholesky(A, symmetrize_input=False)
-    return C.T, _library_solve(C, B)
-
-
-def _library_solve(C: jax.Array, B: jax.Array) -> jax.Array:
-    return lax.linalg.triangular_solve(C, B, left_side=True, lower=True)
-
-
-def _library_solve_transposed(C: jax.Array, B: jax.Array) -> jax.Array:
-    return lax.linalg.triangular_solve(C, B, left_side=True, lower=True, transpose_a=True)
 
 
 def _at(A: jax.Array, i: jax.Array) -> jax.Array:
@@ -77,7 +76,9 @@ def _product_by_terms(A: jax.Array, B: jax.Array) -> jax.Array:
     return lax.fori_loop(1, A.shape[1], add, A[:, :1] * B[:1, :])
 
 
-def _cholesky_by_rows(A: jax.Array, B: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _cholesky_by_rows(
+    A: jax.Array, B: jax.Array, unroll: int | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Row after row of ``[R, inv(R') B]``: one product with the rows before it for each."""
     n = A.shape[0]
     M = jnp.concatenate([A, B], axis=1)
@@ -88,11 +89,11 @@ def _cholesky_by_rows(A: jax.Array, B: jax.Array) -> tuple[jax.Array, jax.Array]
         row = jnp.where(index >= j, row / jnp.sqrt(_at(row, j)), 0)
         return lax.dynamic_update_index_in_dim(R, row, j, 0)
 
-    R = lax.fori_loop(0, n, eliminate, jnp.zeros_like(M))
+    R = lax.fori_loop(0, n, eliminate, jnp.zeros_like(M), unroll=unroll)
     return R[:, :n], R[:, n:]
 
 
-def _substitute(C: jax.Array, B: jax.Array) -> jax.Array:
+def _substitute(C: jax.Array, B: jax.Array, unroll: int | None = None) -> jax.Array:
     index = jnp.arange(C.shape[0])
 
     def eliminate(j: jax.Array, X: jax.Array) -> jax.Array:
@@ -101,10 +102,10 @@ def _substitute(C: jax.Array, B: jax.Array) -> jax.Array:
         X = X - jnp.where(index > j, column, 0)[:, None] * x[None, :]
         return lax.dynamic_update_index_in_dim(X, x, j, 0)
 
-    return lax.fori_loop(0, C.shape[0], eliminate, B)
+    return lax.fori_loop(0, C.shape[0], eliminate, B, unroll=unroll)
 
 
-def _substitute_back(C: jax.Array, B: jax.Array) -> jax.Array:
+def _substitute_back(C: jax.Array, B: jax.Array, unroll: int | None = None) -> jax.Array:
     last = C.shape[0] - 1
     index = jnp.arange(C.shape[0])
 
@@ -115,4 +116,4 @@ def _substitute_back(C: jax.Array, B: jax.Array) -> jax.Array:
         X = X - jnp.where(index < j, row, 0)[:, None] * x[None, :]
         return lax.dynamic_update_index_in_dim(X, x, j, 0)
 
-    return lax.fori_loop(0, C.shape[0], eliminate, B)
+    return lax.fori_loop(0, C.shape[0], eliminate, B, unroll=unroll)
