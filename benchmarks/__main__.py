@@ -15,7 +15,7 @@ import argparse
 import importlib
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -58,8 +58,10 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     return chosen
 
 
-def measure(name: str, options: Options, console: Console) -> dict[str, Any]:
-    """Run one suite, with progress: its rows and their summary."""
+def measure(
+    name: str, options: Options, console: Console, keep: Callable[[dict[str, Any]], None]
+) -> None:
+    """Run one suite, with progress; what there is after each task is kept, then all of it."""
     suite = load(name)
     tasks = suite.tasks(options)
     rows: list[dict[str, Any]] = []
@@ -70,13 +72,15 @@ def measure(name: str, options: Options, console: Console) -> dict[str, Any]:
             progress.update(bar, description=f"{name}: {label}")
             rows += task()
             progress.advance(bar)
+            done = f"{int(progress.tasks[bar].completed)} of {len(tasks)} tasks"
+            keep({"unfinished": done, "settings": suite.SETTINGS, "rows": rows})
             if not options.quick:  # the next problem has no use for what this one compiled
                 jaxlbfgsb.clear_cache()
                 jax.clear_caches()
         progress.update(bar, description=name)
     summary = suite.summarise(rows)
     show(console, suite.__doc__.splitlines()[0], suite.COLUMNS, rows, summary)
-    return {"settings": suite.SETTINGS, "summary": summary, "rows": rows}
+    keep({"settings": suite.SETTINGS, "summary": summary, "rows": rows})
 
 
 def main(arguments: Sequence[str], results: pathlib.Path = RESULTS) -> int:
@@ -89,13 +93,17 @@ def main(arguments: Sequence[str], results: pathlib.Path = RESULTS) -> int:
     options = Options(chosen.quick, chosen.lists, chosen.problems, chosen.limit)
     names = NAMES if "all" in chosen.suites else [s for s in chosen.suites if s != "plots"]
     for name in names:
-        record = measure(name, options, console)
+        suite = load(name)
+        file = f"{suite.stem(options) if hasattr(suite, 'stem') else name}.json"
+        command = " ".join(["python -m benchmarks", *arguments])
+        head = {"suite": name, "command": command, "environment": environment()}
+
+        def keep(record: dict[str, Any], head: Any = head, file: str = file) -> None:
+            if chosen.save:
+                save(results / file, head | record)
+
+        measure(name, options, console, keep)
         if chosen.save:
-            command = " ".join(["python -m benchmarks", *arguments])
-            head = {"suite": name, "command": command, "environment": environment()}
-            suite = load(name)
-            file = f"{suite.stem(options) if hasattr(suite, 'stem') else name}.json"
-            save(results / file, head | record)
             console.print(f"written: {file}")
     if {"plots", "all"} & set(chosen.suites):
         for path in plots.draw_all(results):

@@ -19,7 +19,6 @@ from benchmarks.collection import Task
 from benchmarks.functions import rosenbrock
 from benchmarks.measure import Effort, Row, compare, seconds
 from benchmarks.peers import JAXOPT, SCIPY
-from benchmarks.problems import Problem
 from benchmarks.solver import Limits, Solve, start
 from benchmarks.suites import Options
 from benchmarks.suites.batch import BATCH, VMAP, batched, of_jaxopt, of_ours, problems, vmapped
@@ -64,6 +63,12 @@ def tasks(options: Options) -> list[Task]:
         for B in batches
         for n in ([2] if options.quick else [2, 10])
     ]
+    chosen += [
+        (f"{SCIPY.name} on {device}: n = {n}", functools.partial(_against_scipy, n, bounded))
+        for n in sizes
+        if n <= SCIPY_UP_TO
+        for bounded in ([True] if options.quick else [True, False])
+    ]
     return chosen[: options.problems]
 
 
@@ -104,14 +109,12 @@ def _one(n: int, dtype: type, bounded: bool) -> list[Row]:
     row["history_read"] = 2 * M * n * np.dtype(dtype).itemsize / bandwidth()
     row["bandwidth"] = bandwidth()
     row["iteration_in_reads"] = row["per_iteration"] / row["history_read"]
-    return [row, *_against_scipy(problem, dtype)]
+    return [row]
 
 
-def _against_scipy(problem: Problem, dtype: type) -> list[Row]:
-    if dtype is not np.float64 or problem.n > SCIPY_UP_TO:
-        return []
-    rows = compare(problem, [SCIPY], UNTIL, EFFORT, judge=False)
-    return [_place() | row | {"dtype": dtype.__name__} for row in rows[1:]]
+def _against_scipy(n: int, bounded: bool) -> list[Row]:
+    rows = compare(rosenbrock(n, bounded), [SCIPY], UNTIL, EFFORT, judge=False)
+    return [_place() | row | {"dtype": "float64"} for row in rows[1:]]
 
 
 def _many(n: int, B: int, dtype: type) -> list[Row]:
