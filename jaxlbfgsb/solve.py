@@ -52,7 +52,7 @@ def solve(
             trace = begun(watch.recording, state.x)
             fun = objective(program, data, x0)
             if not program.jaxpr.effects:
-                fun = apart(fun, n)
+                fun = apart(fun, 2 * m, n)
             state, trace = driver(fun, state, box, options, trace)
             return finish(program, data, x0, state, box, options, trace)
 

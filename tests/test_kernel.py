@@ -9,6 +9,7 @@ from jax.scipy import special
 
 from jaxlbfgsb import minimize
 from jaxlbfgsb.xla.kernel import (
+    DENSE_VARIABLES,
     FEW_VARIABLES,
     LARGEST_ARRAY,
     MANY_VARIABLES,
@@ -224,3 +225,15 @@ def test_packing_loses_no_bit(scalars_only, dtype):
     for name, leaf in tree.items():
         assert back[name].dtype == leaf.dtype, name
         np.testing.assert_array_equal(back[name], leaf)
+
+
+@pytest.mark.parametrize(("n", "maxcor"), [(80, 50), (DENSE_VARIABLES + 4, 140)])
+def test_more_history_than_variables(n, maxcor):
+    """Up to `DENSE_VARIABLES` one kernel, with more the compact form: no sort inside a kernel."""
+
+    def fun(x):
+        return jnp.sum((1 + jnp.arange(n) % 7) * (x - jnp.cos(jnp.arange(n))) ** 4)
+
+    result = minimize(fun, jnp.zeros(n), bounds=(-0.5, 0.5), maxcor=maxcor, ftol=0.0, gtol=1e-7)
+    assert result.success
+    np.testing.assert_allclose(result.x, np.clip(np.cos(np.arange(n)), -0.5, 0.5), atol=1e-2)

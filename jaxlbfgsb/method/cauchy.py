@@ -26,7 +26,7 @@ from jax import lax
 from jaxlbfgsb.method.box import Box, breakpoints, is_held, project
 from jaxlbfgsb.method.chunks import prefix_sums, soonest
 from jaxlbfgsb.method.memory import dot
-from jaxlbfgsb.method.model import Model
+from jaxlbfgsb.method.model import Dense, Model
 from jaxlbfgsb.types import Coefficients, Integer, Mask, Scalar, Vector
 from jaxlbfgsb.xla.kernel import FEW_VARIABLES, MANY_VARIABLES
 
@@ -121,7 +121,7 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
             walked=s.walked + 1,
         )
 
-    if n <= FEW_VARIABLES:
+    if n <= FEW_VARIABLES or isinstance(B, Dense):
         last = lax.platform_dependent(
             cpu=lambda: lax.while_loop(goes_on, cross, first),
             # Each turn of a loop would wait for the host.

@@ -44,7 +44,13 @@ from jaxlbfgsb.method.direction import Direction, new_direction
 from jaxlbfgsb.method.memory import Memory, Wanted
 from jaxlbfgsb.method.state import Event, Options, Phase, State, numbers_of, pick
 from jaxlbfgsb.types import Boolean, Integer, Scalar, Vector
-from jaxlbfgsb.xla.kernel import FEW_VARIABLES, part_kernel, small_kernel, unless
+from jaxlbfgsb.xla.kernel import (
+    are_few,
+    part_kernel,
+    small_kernel,
+    unless,
+    whole_step_is_one_kernel,
+)
 
 
 def advance(
@@ -114,7 +120,7 @@ def _take(
     evaluations: Integer,
 ) -> _Taken:
     """Judge the trial, and where it is accepted move, test and remember."""
-    n = state.x.shape[0]
+    shape = state.memory.pairs.shape
     d = state.xhat - state.x
     y = gradient - state.gradient
     seen = decisions.Seen(
@@ -125,7 +131,7 @@ def _take(
         pg_norm=projected_gradient_norm(state.trial, gradient, box),
     )
     numbers = numbers_of(state)
-    looked = small_kernel(decisions.look, n)(numbers, seen, evaluations)
+    looked = small_kernel(decisions.look, *shape)(numbers, seen, evaluations)
 
     # The search ends also where rounding leaves the next trial at this one, or at x: the
     # original evaluates that point again.
@@ -133,8 +139,8 @@ def _take(
         next_trial = point_on_line(state.x, state.xhat, looked.state.search.step, box)
         return are_same(next_trial, state.trial) | are_same(next_trial, state.x)
 
-    ends = unless(looked.over, stays, n)
-    judged = small_kernel(decisions.judge, n)(numbers, looked, ends, seen, options)
+    ends = unless(looked.over, stays, *shape)
+    judged = small_kernel(decisions.judge, *shape)(numbers, looked, ends, seen, options)
 
     pairs, step = state.memory, state.search.step
     pairs = memory.update(pairs, d, y, judged.sy, judged.stores, step, _wanted(pairs, box))
@@ -153,7 +159,7 @@ def _turn(taken: _Taken, direction: Direction, box: Box) -> State:
     """Search towards xhat where a new direction was wanted; the end of the call."""
     moved, turns = taken
     xhat, forgets, sides = direction
-    n = xhat.shape[0]
+    shape = moved.memory.pairs.shape
     d = xhat - moved.x
     numbers = numbers_of(moved)
     reach = decisions.Reach(
@@ -163,10 +169,10 @@ def _turn(taken: _Taken, direction: Direction, box: Box) -> State:
         is_constrained=is_constrained(box),
         is_boxed=is_boxed(box),
     )
-    searching = small_kernel(decisions.open_search, n)(numbers, turns, reach)
+    searching = small_kernel(decisions.open_search, *shape)(numbers, turns, reach)
     trial = point_on_line(moved.x, xhat, searching.search.step, box)
     at_x = are_same(trial, moved.x)
-    turned = small_kernel(decisions.settle, n)(searching, turns, forgets, at_x, reach.slope)
+    turned = small_kernel(decisions.settle, *shape)(searching, turns, forgets, at_x, reach.slope)
     return turned._replace(
         x=moved.x,
         gradient=moved.gradient,
@@ -179,9 +185,9 @@ def _turn(taken: _Taken, direction: Direction, box: Box) -> State:
 
 def _wanted(pairs: Memory, box: Box) -> Wanted:
     rows, n = pairs.pairs.shape
-    if n <= rows:
+    if whole_step_is_one_kernel(rows, n):
         return Wanted.OWN
-    return Wanted.WITH_Y if box.is_everything and n > FEW_VARIABLES else Wanted.ALL
+    return Wanted.WITH_Y if box.is_everything and not are_few(rows, n) else Wanted.ALL
 
 
 def _forget_where(condition: Boolean, pairs: Memory) -> Memory:

@@ -18,13 +18,15 @@ from jax import lax
 from jaxlbfgsb.method.memory import Memory, ages, dot, pair_at, with_all_products
 from jaxlbfgsb.types import Ages, Coefficients, Integer, MiddleMatrix, Scalar, Vector
 from jaxlbfgsb.xla import small
-from jaxlbfgsb.xla.kernel import repeated, small_kernel
+from jaxlbfgsb.xla.kernel import repeated, small_kernel, whole_step_is_one_kernel
 
 
 def inverse_times(memory: Memory, v: Vector) -> Vector:
     """``H v``."""
     rows, n = memory.pairs.shape
-    return _two_loops(memory, v) if n <= rows else _compact_inverse_times(memory, v)
+    if whole_step_is_one_kernel(rows, n):
+        return _two_loops(memory, v)
+    return _compact_inverse_times(memory, v)
 
 
 def _two_loops(memory: Memory, v: Vector) -> Vector:
@@ -54,7 +56,7 @@ def _two_loops(memory: Memory, v: Vector) -> Vector:
 def _compact_inverse_times(memory: Memory, v: Vector) -> Vector:
     """Two passes over the history: least work where a pair is long."""
     with_v = dot(memory.pairs, v)
-    small_part = small_kernel(_coefficients, v.shape[0])
+    small_part = small_kernel(_coefficients, *memory.pairs.shape)
     c = small_part(memory.products, memory.theta, memory.place, memory.count, with_v)
     return v / memory.theta + dot(c, memory.pairs)
 

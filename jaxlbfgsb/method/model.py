@@ -43,7 +43,7 @@ from jaxlbfgsb.types import (
     Vector,
 )
 from jaxlbfgsb.xla import small
-from jaxlbfgsb.xla.kernel import repeated, small_kernel
+from jaxlbfgsb.xla.kernel import repeated, small_kernel, whole_step_is_one_kernel
 
 
 class Dense(NamedTuple):
@@ -144,7 +144,7 @@ class Compact(NamedTuple):
         The inverse of ``theta I - Z'W M W'Z`` is ``I / theta + Z'W inv(K) W'Z / theta^2``.
         """
         r = jnp.where(free, r, 0)
-        solve = small_kernel(solve_K, r.shape[0])
+        solve = small_kernel(solve_K, *self.memory.pairs.shape)
         by_side = products_by_side(self.memory, free)
         v = solve(without_pairs(self.memory), by_side, self.W_transposed_times(r))
         return jnp.where(free, (r + self.W_times(v) / self.theta) / self.theta, 0)
@@ -158,11 +158,11 @@ class Compact(NamedTuple):
         ``W'ZZ'r = (1 - theta t) p + W'ZZ'W M c`` takes no pass over the history, and the
         two products with ``W`` in the solution are one.
         """
-        n = g.shape[0]
+        shape = self.memory.pairs.shape
         small_memory = without_pairs(self.memory)
         free, by_side = sides.free, sides.products
         along = self.theta * t - 1
-        estimate = small_kernel(restricted_products, n)
+        estimate = small_kernel(restricted_products, *shape)
         Mc, with_r, is_accurate = estimate(
             small_memory, self.scale, self.P, self.invD, by_side, c, along, p
         )
@@ -171,14 +171,14 @@ class Compact(NamedTuple):
             return self.W_transposed_times(jnp.where(free, along * g + self.W_times(Mc), 0))
 
         with_r = lax.cond(is_accurate, lambda: with_r, measure)
-        v = small_kernel(solve_K, n)(small_memory, by_side, with_r)
+        v = small_kernel(solve_K, *shape)(small_memory, by_side, with_r)
         step = (along * g + self.W_times(Mc + v / self.theta)) / self.theta
         return jnp.where(free, step, 0)
 
 
 def compact(memory: Memory) -> Compact:
     """The compact form of the pairs in use; NaN where a factorisation breaks down."""
-    middle = small_kernel(_middle, memory.pairs.shape[1])
+    middle = small_kernel(_middle, *memory.pairs.shape)
     scale, P, invD = middle(memory.products, memory.theta, memory.place, memory.count)
     return Compact(memory=memory, scale=scale, P=P, invD=invD)
 
@@ -205,4 +205,4 @@ Model: TypeAlias = Dense | Compact
 def model(memory: Memory) -> Model:
     """The form that is cheaper to work with."""
     rows, n = memory.pairs.shape
-    return dense(memory) if n <= rows else compact(memory)
+    return dense(memory) if whole_step_is_one_kernel(rows, n) else compact(memory)

@@ -14,7 +14,7 @@ from jax import lax
 from jaxlbfgsb.method.memory import Memory, ages, dot
 from jaxlbfgsb.types import Boolean, Coefficients, Integer, Mask, MiddleMatrix, PairRows, Scalar
 from jaxlbfgsb.xla import small
-from jaxlbfgsb.xla.kernel import FEW_VARIABLES, one_kernel
+from jaxlbfgsb.xla.kernel import are_few, one_kernel
 
 BLOCK = 2048
 """Variables at a time in the densest pass: so many stay in a cache."""
@@ -104,7 +104,7 @@ def products_by_side(memory: Memory, free: Mask) -> MiddleMatrix:
     m = rows // 2
     is_y = jnp.arange(rows)[:, None] < m
     if n <= BLOCK:
-        product = small.product if n <= FEW_VARIABLES else dot
+        product = small.product if are_few(rows, n) else dot
         half = product(jnp.where(is_y == free, memory.pairs, 0), memory.pairs.T)
     else:
         half = lax.platform_dependent(

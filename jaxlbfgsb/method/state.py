@@ -15,7 +15,7 @@ from jaxlbfgsb.method.memory import Memory
 from jaxlbfgsb.method.reduced import Sides, unknown_sides
 from jaxlbfgsb.status import Reason
 from jaxlbfgsb.types import Boolean, Integer, PyTree, Scalar, Vector
-from jaxlbfgsb.xla.kernel import FEW_VARIABLES
+from jaxlbfgsb.xla.kernel import are_few
 
 
 class Phase(enum.IntEnum):
@@ -121,7 +121,7 @@ def init(x0: Vector, box: Box, m: int) -> State:
         trial=x,
         xhat=x,
         memory=memory.empty(n, m, x.dtype),
-        sides=unknown_sides(n, m, x.dtype) if _sums_by_side(n, 2 * m, box) else None,
+        sides=unknown_sides(n, m, x.dtype) if _sums_by_side(2 * m, n, box) else None,
         search=line_search.start(zero, zero, zero, zero),
         good_step=zero,
         good_value=infinity,
@@ -155,7 +155,7 @@ def start_again(state: State, x0: Vector, box: Box) -> State:
 def suited_to(state: State, box: Box) -> State:
     """The same run in a box that may have bounds where there were none before, or none now."""
     rows, n = state.memory.pairs.shape
-    has_sides = _sums_by_side(n, rows, box)
+    has_sides = _sums_by_side(rows, n, box)
     if has_sides == (state.sides is not None):
         return state
     if not has_sides:
@@ -164,9 +164,9 @@ def suited_to(state: State, box: Box) -> State:
     return state._replace(memory=memory.with_all_products(state.memory), sides=sides)
 
 
-def _sums_by_side(n: int, rows: int, box: Box) -> bool:
+def _sums_by_side(rows: int, n: int, box: Box) -> bool:
     """True where the reduced system is large enough to carry its sums on."""
-    return n > max(rows, FEW_VARIABLES) and not box.is_everything
+    return not are_few(rows, n) and not box.is_everything
 
 
 def refuse_invalid(state: State, box: Box, options: Options) -> State:

@@ -29,8 +29,10 @@ from jaxlbfgsb.xla.packing import Packed, Packing
 
 _Out = TypeVar("_Out")
 
-FEW_VARIABLES = 256
+FEW_VARIABLES = 64
 """Up to so many the parts of a step are kernels, on one core; with more, XLA's products."""
+DENSE_VARIABLES = 256
+"""Up to so many, where there is as much history, the whole step is one kernel."""
 MANY_VARIABLES = 1 << 16
 """With more, kernels take long enough to share them out among cores."""
 LARGEST_ARRAY = 4096
@@ -116,7 +118,12 @@ def _split(numbers: jax.Array, packing: Packing[Any]) -> Packed:
 
 def whole_step_is_one_kernel(rows: int, n: int) -> bool:
     """True where n variables and `rows` rows of history are few enough for LLVM."""
-    return n <= rows
+    return n <= min(rows, DENSE_VARIABLES)
+
+
+def are_few(rows: int, n: int) -> bool:
+    """True where a step is made of kernels, as a whole or in parts."""
+    return n <= FEW_VARIABLES or whole_step_is_one_kernel(rows, n)
 
 
 def part_kernel(function: Callable[..., _Out], rows: int, n: int) -> Callable[..., _Out]:
@@ -125,22 +132,22 @@ def part_kernel(function: Callable[..., _Out], rows: int, n: int) -> Callable[..
     Where the whole step would take LLVM too long, its parts are kernels.  With many
     variables only `small_kernel` pays.
     """
-    is_part = not whole_step_is_one_kernel(rows, n) and n <= FEW_VARIABLES
+    is_part = are_few(rows, n) and not whole_step_is_one_kernel(rows, n)
     return one_kernel(function) if is_part else function
 
 
-def small_kernel(function: Callable[..., _Out], n: int) -> Callable[..., _Out]:
-    """A kernel for algebra of the size of the history, in a step in n variables."""
-    return one_kernel(function) if n > FEW_VARIABLES else function
+def small_kernel(function: Callable[..., _Out], rows: int, n: int) -> Callable[..., _Out]:
+    """A kernel for algebra of the size of the history, where the variables are many."""
+    return function if are_few(rows, n) else one_kernel(function)
 
 
-def apart(function: Callable[..., _Out], n: int) -> Callable[..., _Out]:
+def apart(function: Callable[..., _Out], rows: int, n: int) -> Callable[..., _Out]:
     """`function`, which must have no effects, as a program by itself in one in n variables, on CPU.
 
     Where more than eight kernels are ready XLA shares them among threads.  In some thousand
     variables each takes less time than its vectors take from the cache of one core to another's.
     """
-    if not FEW_VARIABLES < n <= MANY_VARIABLES:
+    if are_few(rows, n) or n > MANY_VARIABLES:
         return function
     function = jax.jit(function)
 
@@ -167,9 +174,9 @@ def repeated(count: Integer, most: int, step: Callable[[Integer, _Out], _Out], s
     )
 
 
-def unless(condition: jax.Array, question: Callable[[], jax.Array], n: int) -> jax.Array:
+def unless(condition: jax.Array, question: Callable[[], jax.Array], rows: int, n: int) -> jax.Array:
     """``condition | question()``; on a CPU many variables are not asked where it is known."""
-    if n <= FEW_VARIABLES:
+    if are_few(rows, n):
         return condition | question()
     return lax.platform_dependent(
         cpu=lambda: lax.cond(condition, lambda: jnp.ones_like(condition), question),
