@@ -132,7 +132,7 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
     else:
         walked = lax.platform_dependent(
             cpu=lambda: jnp.int32(WALKED if n <= MANY_VARIABLES else FEW_WALKED),
-            default=lambda: jnp.int32(FEW_WALKED),
+            default=lambda: jnp.int32(FEW_WALKED if n > CHUNK else 0),
         )
         last = lax.while_loop(lambda s: goes_on(s) & (s.walked < walked), cross, first)
         # A branch, since XLA would prepare the constants of the chunks in every search.
