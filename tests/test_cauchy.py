@@ -9,7 +9,7 @@ import pytest
 
 from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.method.cauchy import CHUNK, WALKED, generalized_cauchy_point
-from jaxlbfgsb.xla.kernel import FEW_VARIABLES
+from jaxlbfgsb.xla.kernel import FEW_VARIABLES, SOME_VARIABLES
 
 pytestmark = pytest.mark.usefixtures("either_backend")
 
@@ -18,7 +18,8 @@ find_all = jax.jit(jax.vmap(generalized_cauchy_point))
 
 
 LARGE = 6 * CHUNK + WALKED + 2
-MANY = FEW_VARIABLES + 1
+SOME = FEW_VARIABLES + 1
+MANY = SOME_VARIABLES + 1
 
 
 def tolerance(dtype):
@@ -98,6 +99,7 @@ def check(problem, kept, pairs, dtype, form="compact"):
         (4, 5, "dense"),
         (16, 3, "dense"),
         (60, 3, "compact"),
+        (SOME, 3, "compact"),
         (MANY, 3, "compact"),
     ],
 )
@@ -123,7 +125,7 @@ def test_more_breakpoints_than_a_chunk(stored, dtype):
         assert check(problem, kept, pairs[-m:], dtype) > WALKED + 3 * CHUNK
 
 
-@pytest.mark.parametrize("n", [FEW_VARIABLES, MANY, LARGE])
+@pytest.mark.parametrize("n", [FEW_VARIABLES, SOME, MANY, LARGE])
 def test_every_number_of_breakpoints_near_the_switches(n, dtype):
     """With ``B = I`` the minimiser is at t = 1, so that the crossings can be counted out."""
     rng = np.random.default_rng(n)
@@ -144,7 +146,7 @@ def test_every_number_of_breakpoints_near_the_switches(n, dtype):
 
 def test_a_minimiser_at_a_breakpoint_crosses_it(dtype):
     """Equality goes on: the variable is then on its bound, and active."""
-    for n in (FEW_VARIABLES, MANY):
+    for n in (FEW_VARIABLES, SOME, MANY):
         x, g = jnp.zeros(n, dtype), jnp.ones(n, dtype)
         l = jnp.full(n, -2, dtype).at[n - 1].set(-1)
         B = histories.compact(histories.empty(n, 3, np.dtype(dtype)))
@@ -166,13 +168,14 @@ def test_breakpoints_a_rounding_error_away_stay_in_the_box(dtype):
         l, u = np.where(g > 0, end, -np.inf).astype(dtype), np.where(g < 0, end, np.inf)
         u = u.astype(dtype)
         xc, _, free, *_ = find(*map(jnp.asarray, (x, g)), Box(jnp.asarray(l), jnp.asarray(u)), B)
+        xc, free = np.asarray(xc), np.asarray(free)
         assert ((l <= xc) & (xc <= u)).all()
         np.testing.assert_array_equal(xc[~free], end[~free])
         np.testing.assert_allclose(xc, end, rtol=0, atol=20 * np.finfo(dtype).eps)
 
 
 def test_all_breakpoints_equal(dtype):
-    for n in (FEW_VARIABLES, MANY, LARGE):
+    for n in (FEW_VARIABLES, SOME, MANY, LARGE):
         x, g = jnp.zeros(n, dtype), -jnp.ones(n, dtype)
         for bound, all_met in ((0.25, True), (1.0, True), (1.5, False)):
             u = jnp.full(n, bound, dtype)

@@ -9,10 +9,10 @@ from jax.scipy import special
 
 from jaxlbfgsb import minimize
 from jaxlbfgsb.xla.kernel import (
-    DENSE_VARIABLES,
     FEW_VARIABLES,
     LARGEST_ARRAY,
     MANY_VARIABLES,
+    SOME_VARIABLES,
     fits_one_kernel,
     one_kernel,
 )
@@ -227,9 +227,9 @@ def test_packing_loses_no_bit(scalars_only, dtype):
         np.testing.assert_array_equal(back[name], leaf)
 
 
-@pytest.mark.parametrize(("n", "maxcor"), [(80, 50), (DENSE_VARIABLES + 4, 140)])
+@pytest.mark.parametrize(("n", "maxcor"), [(80, 50), (SOME_VARIABLES + 4, 140)])
 def test_more_history_than_variables(n, maxcor):
-    """Up to `DENSE_VARIABLES` one kernel, with more the compact form: no sort inside a kernel."""
+    """Up to `SOME_VARIABLES` one kernel, with more the compact form: no sort inside a kernel."""
 
     def fun(x):
         return jnp.sum((1 + jnp.arange(n) % 7) * (x - jnp.cos(jnp.arange(n))) ** 4)

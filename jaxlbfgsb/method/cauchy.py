@@ -26,9 +26,10 @@ from jax import lax
 from jaxlbfgsb.method.box import Box, breakpoints, is_held, project
 from jaxlbfgsb.method.chunks import prefix_sums, soonest
 from jaxlbfgsb.method.memory import dot
-from jaxlbfgsb.method.model import Dense, Model
-from jaxlbfgsb.types import Coefficients, Integer, Mask, Scalar, Vector
-from jaxlbfgsb.xla.kernel import FEW_VARIABLES, MANY_VARIABLES
+from jaxlbfgsb.method.model import Compact, Dense, Model
+from jaxlbfgsb.method.reduced import without_pairs
+from jaxlbfgsb.types import Coefficients, Integer, Mask, PairRows, Scalar, Vector
+from jaxlbfgsb.xla.kernel import FEW_VARIABLES, MANY_VARIABLES, SOME_VARIABLES, one_kernel
 
 WALKED = 16
 FEW_WALKED = 4
@@ -90,21 +91,69 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
         walked=jnp.zeros_like(f1, jnp.int32),
     )
 
-    def bound_met(g: jax.Array, at: Any = ...) -> jax.Array:
-        """The bound that ``-g`` leads to."""
-        assert box.lower is not None
-        assert box.upper is not None
-        return jnp.where(g < 0, box.upper[at], box.lower[at])
+    if n <= SOME_VARIABLES:
+        are_kernel_already = n <= FEW_VARIABLES or isinstance(B, Dense)
+        walk = _walk if are_kernel_already else _walk_in_a_kernel
+        last = lax.platform_dependent(
+            cpu=lambda: walk(first, t, x, g, box, B, floor),
+            # Each turn of a loop would wait for the host.
+            default=lambda: lax.cond(
+                _goes_on(first), lambda: _cross_chunk(first, n, t, d, B, floor), lambda: first
+            ),
+        )
+    else:
+        walked = lax.platform_dependent(
+            cpu=lambda: jnp.int32(WALKED if n <= MANY_VARIABLES else FEW_WALKED),
+            default=lambda: jnp.int32(FEW_WALKED if n > CHUNK else 0),
+        )
+        last = _walk(first, t, x, g, box, B, floor, walked)
+        # A branch, since XLA would prepare the constants of the chunks in every search.
+        last = lax.cond(_goes_on(last), lambda: _cross_chunks(last, t, d, B, floor), lambda: last)
 
-    def goes_on(segment: _Segment) -> jax.Array:
-        return -segment.f1 / segment.f2 >= segment.next_t - segment.t
+    dt = jnp.maximum(-last.f1 / last.f2, 0)
+    assert box.lower is not None
+    assert box.upper is not None
+    bound_met = jnp.where(g < 0, box.upper, box.lower)
+    any_left = some_unbounded | jnp.isfinite(last.next_t)
+    dt = jnp.where(any_left, dt, 0)
+    met = (t < last.t) | ((t == last.t) & (index <= last.crossed))
+    xc = jnp.where(met, bound_met, project(x + (last.t + dt) * d, box))
+    return CauchyPoint(xc=xc, c=last.c + dt * last.p, free=~(held | met), t=last.t + dt, p=last.p)
+
+
+def _goes_on(s: _Segment) -> jax.Array:
+    """True if the model still falls where the segment ends."""
+    return -s.f1 / s.f2 >= s.next_t - s.t
+
+
+def _walk(
+    start: _Segment,
+    t: Vector,
+    x: Vector,
+    g: Vector,
+    box: Box,
+    B: Model,
+    floor: Scalar,
+    most: Integer | None = None,
+) -> _Segment:
+    """Breakpoint after breakpoint, at most so many."""
+    n = t.shape[0]
+    index = jnp.arange(n, dtype=jnp.int32)
+
+    def goes_on(s: _Segment) -> jax.Array:
+        return _goes_on(s) if most is None else _goes_on(s) & (s.walked < most)
 
     def cross(s: _Segment) -> _Segment:
         """Steps of Algorithm CP for the next breakpoint; ties in the order of index."""
         b = jnp.min(jnp.where((t == s.next_t) & ((t > s.t) | (index > s.crossed)), index, n))
+
+        def at_b(v: Vector | None) -> Scalar:
+            assert v is not None
+            return lax.dynamic_index_in_dim(v, b, keepdims=False)
+
         w = B.row(b)
-        g_b = g[b]
-        z_b = bound_met(g_b, b) - x[b]
+        g_b = at_b(g)
+        z_b = jnp.where(g_b < 0, at_b(box.upper), at_b(box.lower)) - at_b(x)
         dt = s.next_t - s.t
         c = s.c + dt * s.p
         Mw = B.M_times(w)
@@ -121,29 +170,24 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
             walked=s.walked + 1,
         )
 
-    if n <= FEW_VARIABLES or isinstance(B, Dense):
-        last = lax.platform_dependent(
-            cpu=lambda: lax.while_loop(goes_on, cross, first),
-            # Each turn of a loop would wait for the host.
-            default=lambda: lax.cond(
-                goes_on(first), lambda: _cross_chunk(first, n, t, d, B, floor), lambda: first
-            ),
-        )
-    else:
-        walked = lax.platform_dependent(
-            cpu=lambda: jnp.int32(WALKED if n <= MANY_VARIABLES else FEW_WALKED),
-            default=lambda: jnp.int32(FEW_WALKED if n > CHUNK else 0),
-        )
-        last = lax.while_loop(lambda s: goes_on(s) & (s.walked < walked), cross, first)
-        # A branch, since XLA would prepare the constants of the chunks in every search.
-        last = lax.cond(goes_on(last), lambda: _cross_chunks(last, t, d, B, floor), lambda: last)
+    return lax.while_loop(goes_on, cross, start)
 
-    dt = jnp.maximum(-last.f1 / last.f2, 0)
-    any_left = some_unbounded | jnp.isfinite(last.next_t)
-    dt = jnp.where(any_left, dt, 0)
-    met = (t < last.t) | ((t == last.t) & (index <= last.crossed))
-    xc = jnp.where(met, bound_met(g), project(x + (last.t + dt) * d, box))
-    return CauchyPoint(xc=xc, c=last.c + dt * last.p, free=~(held | met), t=last.t + dt, p=last.p)
+
+def _walk_in_a_kernel(
+    start: _Segment, t: Vector, x: Vector, g: Vector, box: Box, B: Model, floor: Scalar
+) -> _Segment:
+    """The same, without a copy of the vectors and of the history."""
+    assert isinstance(B, Compact)
+
+    def walk(
+        pairs: PairRows, t: Vector, x: Vector, g: Vector, l: Vector, u: Vector, rest: Any
+    ) -> Any:
+        start, B, floor = rest
+        B = B._replace(memory=B.memory._replace(pairs=pairs))
+        return _walk(start, t, x, g, Box(l, u), B, floor)
+
+    rest = start, B._replace(memory=without_pairs(B.memory)), floor
+    return one_kernel(walk, large=6)(B.memory.pairs, t, x, g, box.lower, box.upper, rest)
 
 
 def _cross_chunks(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
@@ -152,7 +196,7 @@ def _cross_chunks(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar
     size = min(max(CHUNK, n // CHUNKS_SHARE), n)
 
     def goes_on(s: _Segment) -> jax.Array:
-        return (-s.f1 / s.f2 >= s.next_t - s.t) & jnp.isfinite(s.next_t)
+        return _goes_on(s) & jnp.isfinite(s.next_t)
 
     return lax.while_loop(goes_on, lambda s: _cross_chunk(s, size, t, d, B, floor), start)
 

@@ -31,8 +31,8 @@ _Out = TypeVar("_Out")
 
 FEW_VARIABLES = 64
 """Up to so many the parts of a step are kernels, on one core; with more, XLA's products."""
-DENSE_VARIABLES = 256
-"""Up to so many, where there is as much history, the whole step is one kernel."""
+SOME_VARIABLES = 256
+"""Up to so many a loop over them is a kernel, and with as much history the whole step is."""
 MANY_VARIABLES = 1 << 16
 """With more, kernels take long enough to share them out among cores."""
 LARGEST_ARRAY = 4096
@@ -118,7 +118,7 @@ def _split(numbers: jax.Array, packing: Packing[Any]) -> Packed:
 
 def whole_step_is_one_kernel(rows: int, n: int) -> bool:
     """True where n variables and `rows` rows of history are few enough for LLVM."""
-    return n <= min(rows, DENSE_VARIABLES)
+    return n <= min(rows, SOME_VARIABLES)
 
 
 def are_few(rows: int, n: int) -> bool:
