@@ -73,8 +73,10 @@ def test_updates_visit_the_iterates_of_minimize(dtype):
     same = minimize(rosenbrock, x0, bounds=BOX, callback=expected.append, **options)
     points, state = points_of(solver, x0, BOX, jax.jit(solver.update))
     assert len(points) > 10
-    # Two programs: XLA may round in each as it likes.
-    np.testing.assert_allclose(points, expected, rtol=1e3 * np.finfo(dtype).eps)
+    # Two programs: XLA may round in each as it likes, and a rounding error grows.
+    assert len(points) == len(expected)
+    np.testing.assert_allclose(points[:10], expected[:10], rtol=np.finfo(dtype).eps ** 0.5)
+    np.testing.assert_allclose(points[-1], expected[-1], atol=1e-3)
     assert state.num_fun_eval == same.nfev
     assert state.reason == Reason.PROJECTED_GRADIENT
     assert state.status == 0
