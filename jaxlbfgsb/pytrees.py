@@ -56,7 +56,7 @@ def checked_x0(x0: PyTree) -> PyTree:
 def refuse_nan(x0: Any) -> None:
     """ValueError for an array of known values with NaN among them."""
     if _is_far(x0):
-        has_nan = bool(_has_nan(x0))
+        has_nan = _asked_there(_has_nan, x0)
     else:
         x0 = np.asarray(x0)
         square = np.vdot(x0, x0)  # NaN only if there is one: no squares cancel
@@ -70,6 +70,11 @@ def _is_far(array: Any) -> bool:
     if jax.default_backend() == "cpu" or not isinstance(array, jax.Array):
         return False
     return any(device.platform != "cpu" for device in array.devices())
+
+
+def _asked_there(question: Callable[..., jax.Array], *arrays: Any) -> bool:
+    with jax.ensure_compile_time_eval():  # the call may come from inside of a trace
+        return bool(question(*arrays))
 
 
 @jax.jit
@@ -194,7 +199,7 @@ def _is_box(low: Any, high: Any, dtype: np.dtype) -> bool:
     if low.dtype != dtype or high.dtype != dtype:
         return False
     if _is_far(low) or _is_far(high):
-        return bool(_encloses_a_point_there(low, high))
+        return _asked_there(_encloses_a_point_there, low, high)
     return bool(_encloses_a_point(np.asarray(low), np.asarray(high)))
 
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from scipy.optimize import Bounds, fmin_l_bfgs_b
 
 import jaxlbfgsb
-from jaxlbfgsb import OptimizeResult, Reason, minimize
+from jaxlbfgsb import OptimizeResult, Reason, minimize, pytrees
 from jaxlbfgsb.program.closures import fingerprint
 
 
@@ -324,6 +324,22 @@ def test_what_an_accelerator_runs_solves_as_well(n, bounds, by_lanes, dtype):
     values, successes = jax.vmap(solve)(np.stack([x0, x0])) if by_lanes else solve(x0)
     assert np.all(values <= best + 1e-5 * max(best, 1) * (100 if dtype == np.float32 else 1))
     assert np.all(successes)
+
+
+def test_values_that_lie_on_a_device_are_checked_there_inside_of_a_trace_too(monkeypatch, dtype):
+    monkeypatch.setattr(pytrees, "_is_far", lambda array: isinstance(array, jax.Array))
+    x0, upper = jnp.zeros(3, dtype), jnp.ones(3, dtype)
+
+    def closed_over(x0, upper):
+        lower = jnp.zeros(3, dtype)
+        return jax.jit(lambda target: minimize(distance, x0, (target,), bounds=(lower, upper)).x)
+
+    target = jnp.asarray([-1, 0.5, 2], dtype)
+    np.testing.assert_allclose(closed_over(x0, upper)(target), [0, 0.5, 1], atol=1e-6)
+    with pytest.raises(ValueError, match="NaN"):
+        closed_over(x0.at[0].set(jnp.nan), upper)(target)
+    with pytest.raises(ValueError, match="greater than its upper bound"):
+        closed_over(x0, upper.at[0].set(-1))(target)
 
 
 class TestCaching:

@@ -105,6 +105,8 @@ def _one(n: int, dtype: type, bounded: bool) -> list[Row]:
     row = _place() | {"problem": problem.name, "n": n, "dtype": dtype.__name__, "seconds": long}
     row |= {"solver": BY_ITSELF, "nit": int(more.nit), "per_evaluation": long / int(more.nfev)}
     iterations = int(more.nit) - int(few.nit)
+    if iterations <= 0:
+        return [row | {"note": "too few iterations for a difference"}]
     row["per_iteration"] = (long - _median(lambda: solve(third))) / iterations
     row["history_read"] = 2 * M * n * np.dtype(dtype).itemsize / bandwidth()
     row["bandwidth"] = bandwidth()

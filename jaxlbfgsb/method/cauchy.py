@@ -9,9 +9,10 @@ Notation: ``t`` breakpoints (4.1); ``d`` the direction of the current segment;
 moved; ``w_b`` its row of ``W``.
 
 Most searches cross few breakpoints: those are walked one at a time, each found by a
-minimum over the breakpoints not yet crossed.  A search that goes on takes the segments in
-chunks, which `soonest` finds without sorting all of them: ``p`` and ``c`` are running sums,
-so all segments of a chunk are known at once, and ``f1`` and ``f2`` follow from them.
+minimum over the breakpoints not yet crossed.  In many variables a search that goes on, and
+on an accelerator every one in few, takes the segments in chunks, which `soonest` finds without
+sorting all of them: ``p`` and ``c`` are running sums, so all segments of a chunk are known at
+once, and ``f1`` and ``f2`` follow from them.
 """
 
 from __future__ import annotations
