@@ -34,7 +34,7 @@ from jaxlbfgsb.method import box, core, direction, memory, model, state
 from jaxlbfgsb.method.cauchy import generalized_cauchy_point
 from jaxlbfgsb.method.subspace import subspace_minimizer
 from jaxlbfgsb.options import checked_options
-from jaxlbfgsb.xla.kernel import one_kernel, whole_step_is_one_kernel
+from jaxlbfgsb.xla.kernel import one_kernel, step_is_one_kernel
 
 SIZES = (2, 20, 10_000, 1_000_000)
 LIMITS = Limits(maxiter=30)
@@ -58,7 +58,7 @@ def main(*sizes: str) -> None:
     jax.config.update("jax_enable_x64", True)
     rows = []
     for n in map(int, sizes or map(str, SIZES)):
-        in_one = whole_step_is_one_kernel(2 * LIMITS.m, n)
+        in_one = step_is_one_kernel(2 * LIMITS.m, n)
         rows.append({"n": n} | (parts_in_a_loop(n) if in_one else profiled(n)))
     columns = ["n", "whole", *dict.fromkeys([*PARTS.values(), "other"])]
     show(Console(), "microseconds an evaluation", columns, rows, {})

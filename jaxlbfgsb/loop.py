@@ -10,7 +10,7 @@ from jax import lax
 
 from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.method.core import advance_running
-from jaxlbfgsb.method.state import Event, Options, Phase, State
+from jaxlbfgsb.method.state import Event, Options, State, is_running
 from jaxlbfgsb.sight.recording import Trace, recorded
 from jaxlbfgsb.types import Boolean, Scalar, Vector
 from jaxlbfgsb.xla.kernel import one_kernel
@@ -37,7 +37,7 @@ def run(
     def goes_on(carry: tuple[State, Trace | None]) -> jax.Array:
         state, _ = carry
         paused = jnp.asarray(one_iteration) & (state.event == Event.ACCEPTED)
-        return (state.phase != Phase.DONE) & ~paused
+        return is_running(state) & ~paused
 
     def turn(carry: tuple[State, Trace | None]) -> tuple[State, Trace | None]:
         state, trace = carry
@@ -67,7 +67,7 @@ def run_by_kernels(
         return packing.pack((state, box, options))
 
     def goes_on(carry: tuple[Packed, Trace | None]) -> jax.Array:
-        return packing.unpack(carry[0])[0].phase != Phase.DONE
+        return is_running(packing.unpack(carry[0])[0])
 
     def turn(carry: tuple[Packed, Trace | None]) -> tuple[Packed, Trace | None]:
         packed, trace = carry

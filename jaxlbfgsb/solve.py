@@ -21,7 +21,7 @@ from jaxlbfgsb.result import OptimizeResult, result_of
 from jaxlbfgsb.sight.recording import Trace, begun, finished
 from jaxlbfgsb.sight.watching import Watch, one_lane, telling
 from jaxlbfgsb.types import PyTree, Scalar, Vector
-from jaxlbfgsb.xla.kernel import apart, whole_step_is_one_kernel
+from jaxlbfgsb.xla.kernel import apart, step_is_one_kernel
 from jaxlbfgsb.xla.lanes import lane_by_lane
 from jaxlbfgsb.xla.varying import vary_over, varying_axes
 
@@ -64,7 +64,7 @@ def solve(
         fastest = with_driver(functools.partial(run, tell=telling(watch.observer, raveled(x0)[1])))
     elif not rule.implicit:  # differentiated through the loop itself
         fastest = plain
-    elif not whole_step_is_one_kernel(2 * m, n):
+    elif not step_is_one_kernel(2 * m, n):
         fastest = lane_by_lane(plain, plain)
     elif program.fits_one_kernel:
         fastest = lane_by_lane(plain, plain, is_kernel=True)

@@ -33,16 +33,22 @@ def dtype(request):
 
 
 @pytest.fixture
-def as_on_an_accelerator(monkeypatch):
+def beside_an_accelerator(monkeypatch):
+    """Programs are traced for all platforms, as in a process that has an accelerator."""
+    jax.clear_caches()
+    monkeypatch.setattr("jaxlbfgsb.xla.platform.backends", lambda: {"cpu": None, "other": None})
+    yield
+    jax.clear_caches()
+
+
+@pytest.fixture
+def as_on_an_accelerator(beside_an_accelerator, monkeypatch):
     """What an accelerator gets, compiled for the backend that there is."""
 
     def default_of(*args, default, **_others):
         return default(*args)
 
-    jax.clear_caches()
     monkeypatch.setattr(jax.lax, "platform_dependent", default_of)
-    yield
-    jax.clear_caches()
 
 
 @pytest.fixture(params=["cpu", "accelerator"])

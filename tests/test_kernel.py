@@ -167,6 +167,7 @@ def test_many_lanes_are_no_kernel(n):
     np.testing.assert_allclose(jax.vmap(solved)(centres), np.minimum(centres, 0.5), atol=1e-5)
 
 
+@pytest.mark.usefixtures("beside_an_accelerator")
 def test_the_function_is_a_program_by_itself_unless_it_has_effects():
     def solved(fun):
         return jax.jit(lambda x: minimize(fun, x).fun)

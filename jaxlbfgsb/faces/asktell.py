@@ -19,7 +19,7 @@ from jaxlbfgsb.precision import precision_of
 from jaxlbfgsb.pytrees import checked_bounds, checked_x0, raveled_box
 from jaxlbfgsb.result import OptimizeResult, result_of
 from jaxlbfgsb.status import TABLE, Reason
-from jaxlbfgsb.xla.kernel import one_kernel, whole_step_is_one_kernel
+from jaxlbfgsb.xla.kernel import one_kernel, step_is_one_kernel
 from jaxlbfgsb.xla.packing import Packed, Packing
 
 
@@ -54,7 +54,7 @@ def _advance(
     evaluations: jax.Array,
 ) -> Packed:
     state = _unpack(packed)
-    step = one_kernel(advance) if whole_step_is_one_kernel(*state.memory.pairs.shape) else advance
+    step = one_kernel(advance) if step_is_one_kernel(*state.memory.pairs.shape) else advance
     return _pack(step(state, value, gradient, box, options, evaluations))
 
 

@@ -28,7 +28,7 @@ from jaxlbfgsb.pytrees import (
 )
 from jaxlbfgsb.solve import begin
 from jaxlbfgsb.types import PyTree
-from jaxlbfgsb.xla.kernel import one_kernel, whole_step_is_one_kernel
+from jaxlbfgsb.xla.kernel import one_kernel, step_is_one_kernel
 from jaxlbfgsb.xla.lanes import lane_by_lane
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def _tell(
     machine: State, value: jax.Array, gradient: jax.Array, box: Box, options: Options
 ) -> State:
     """`advance`, one kernel where that is faster."""
-    if not whole_step_is_one_kernel(*machine.memory.pairs.shape):
+    if not step_is_one_kernel(*machine.memory.pairs.shape):
         return advance(machine, value, gradient, box, options)
     step = lane_by_lane(one_kernel(advance), advance)
     return step(machine, value, gradient, box, options)

@@ -31,6 +31,7 @@ from jaxlbfgsb.method.model import Compact, Dense, Model
 from jaxlbfgsb.method.reduced import without_pairs
 from jaxlbfgsb.types import Coefficients, Integer, Mask, PairRows, Scalar, Vector
 from jaxlbfgsb.xla.kernel import FEW_VARIABLES, MANY_VARIABLES, SOME_VARIABLES, one_kernel
+from jaxlbfgsb.xla.platform import by_platform
 
 WALKED = 16
 FEW_WALKED = 4
@@ -95,7 +96,7 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
     if n <= SOME_VARIABLES:
         are_kernel_already = n <= FEW_VARIABLES or isinstance(B, Dense)
         walk = _walk if are_kernel_already else _walk_in_a_kernel
-        last = lax.platform_dependent(
+        last = by_platform(
             cpu=lambda: walk(first, t, x, g, box, B, floor),
             # Each turn of a loop would wait for the host.
             default=lambda: lax.cond(
@@ -103,7 +104,7 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
             ),
         )
     else:
-        walked = lax.platform_dependent(
+        walked = by_platform(
             cpu=lambda: jnp.int32(WALKED if n <= MANY_VARIABLES else FEW_WALKED),
             default=lambda: jnp.int32(FEW_WALKED if n > CHUNK else 0),
         )

@@ -44,13 +44,7 @@ from jaxlbfgsb.method.direction import Direction, new_direction
 from jaxlbfgsb.method.memory import Memory, Wanted
 from jaxlbfgsb.method.state import Event, Options, Phase, State, numbers_of, pick
 from jaxlbfgsb.types import Boolean, Integer, Scalar, Vector
-from jaxlbfgsb.xla.kernel import (
-    are_few,
-    part_kernel,
-    small_kernel,
-    unless,
-    whole_step_is_one_kernel,
-)
+from jaxlbfgsb.xla.kernel import small_kernel, step_is_one_kernel, unless
 
 
 def advance(
@@ -88,10 +82,7 @@ def advance_running(
     evaluations: Integer | int = 1,
 ) -> State:
     """`advance` for a run that is known not to be DONE, as in a loop that ends there."""
-    shape = state.memory.pairs.shape
-    taken = part_kernel(_take, *shape)(
-        state, value, gradient, box, options, jnp.asarray(evaluations)
-    )
+    taken = _take(state, value, gradient, box, options, jnp.asarray(evaluations))
     moved = taken.moved
     constrained = is_constrained(box)  # outside of the branch, which XLA takes nothing out of
     direction = lax.cond(
@@ -99,7 +90,7 @@ def advance_running(
         lambda: new_direction(moved.x, moved.gradient, box, moved.memory, moved.sides, constrained),
         lambda: Direction(state.xhat, jnp.zeros_like(taken.turns), state.sides),
     )
-    return part_kernel(_turn, *shape)(taken, direction, box)
+    return _turn(taken, direction, box)
 
 
 class _Taken(NamedTuple):
@@ -184,10 +175,10 @@ def _turn(taken: _Taken, direction: Direction, box: Box) -> State:
 
 
 def _wanted(pairs: Memory, box: Box) -> Wanted:
-    rows, n = pairs.pairs.shape
-    if whole_step_is_one_kernel(rows, n):
+    if memory.one_by_one(pairs):
         return Wanted.OWN
-    return Wanted.WITH_Y if box.is_everything and not are_few(rows, n) else Wanted.ALL
+    in_one = step_is_one_kernel(*pairs.pairs.shape)
+    return Wanted.WITH_Y if box.is_everything and not in_one else Wanted.ALL
 
 
 def _forget_where(condition: Boolean, pairs: Memory) -> Memory:

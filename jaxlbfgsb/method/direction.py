@@ -19,7 +19,6 @@ from jaxlbfgsb.method.model import model
 from jaxlbfgsb.method.reduced import Sides, sides_of
 from jaxlbfgsb.method.subspace import subspace_minimizer
 from jaxlbfgsb.types import Boolean, Vector
-from jaxlbfgsb.xla.kernel import part_kernel
 
 
 class Direction(NamedTuple):
@@ -71,16 +70,15 @@ def new_direction(
 
 def _newton_step(x: Vector, g: Vector, pairs: Memory) -> Vector:
     """``x - inv(B) g``: where nothing is bounded, the original starts from x as well."""
-    return x - part_kernel(inverse_times, *pairs.pairs.shape)(pairs, g)
+    return x - inverse_times(pairs, g)
 
 
 def _constrained_step(
     x: Vector, g: Vector, box: Box, pairs: Memory, sides: Sides | None
 ) -> tuple[Vector, Sides | None]:
-    shape = pairs.pairs.shape
-    B = part_kernel(model, *shape)(pairs)
-    cauchy = part_kernel(generalized_cauchy_point, *shape)(x, g, box, B)
+    B = model(pairs)
+    cauchy = generalized_cauchy_point(x, g, box, B)
     if sides is not None:
         sides = sides_of(pairs, cauchy.free, sides)
-    xhat = part_kernel(subspace_minimizer, *shape)(x, g, box, B, cauchy, sides)
+    xhat = subspace_minimizer(x, g, box, B, cauchy, sides)
     return jnp.where(jnp.any(cauchy.free), xhat, cauchy.xc), sides

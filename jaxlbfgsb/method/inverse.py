@@ -15,16 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxlbfgsb.method.memory import Memory, ages, dot, pair_at, with_all_products
+from jaxlbfgsb.method.memory import Memory, ages, dot, one_by_one, pair_at, with_all_products
 from jaxlbfgsb.types import Ages, Coefficients, Integer, MiddleMatrix, Scalar, Vector
 from jaxlbfgsb.xla import small
-from jaxlbfgsb.xla.kernel import repeated, small_kernel, whole_step_is_one_kernel
+from jaxlbfgsb.xla.kernel import repeated, small_kernel
 
 
 def inverse_times(memory: Memory, v: Vector) -> Vector:
     """``H v``."""
-    rows, n = memory.pairs.shape
-    if whole_step_is_one_kernel(rows, n):
+    if one_by_one(memory):
         return _two_loops(memory, v)
     return _compact_inverse_times(memory, v)
 

@@ -32,6 +32,8 @@ from jaxlbfgsb.types import (
     Scalar,
     Vector,
 )
+from jaxlbfgsb.xla.kernel import step_is_one_kernel
+from jaxlbfgsb.xla.platform import by_platform
 
 _Pair: TypeAlias = tuple[Vector, Scalar, Vector, Scalar]
 """d and the step that make s, then y and ``s'y``: s itself is made only where it is stored."""
@@ -88,6 +90,12 @@ def forget(memory: Memory) -> Memory:
     return memory._replace(theta=jnp.ones_like(memory.theta), count=jnp.zeros_like(memory.count))
 
 
+def one_by_one(memory: Memory) -> bool:
+    """True where it is cheaper to take pair after pair than to multiply them with each other."""
+    rows, n = memory.pairs.shape
+    return n <= 2 * rows and step_is_one_kernel(rows, n)
+
+
 def dot(a: jax.Array, b: jax.Array) -> jax.Array:
     """A product in the full precision of the dtype, on every backend."""
     return jnp.dot(a, b, precision=lax.Precision.HIGHEST)
@@ -107,7 +115,7 @@ def update(
     A pass over the history for the products with y, and one for those with s, where they
     are wanted.
     """
-    rows, products = lax.platform_dependent(
+    rows, products = by_platform(
         memory,
         (d, jnp.asarray(step, d.dtype), y, sy),
         store,

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlbfgsb.method.memory import Memory, dot, pair_at
+from jaxlbfgsb.method.memory import Memory, dot, one_by_one, pair_at
 from jaxlbfgsb.method.reduced import (
     Sides,
     order,
@@ -43,7 +43,7 @@ from jaxlbfgsb.types import (
     Vector,
 )
 from jaxlbfgsb.xla import small
-from jaxlbfgsb.xla.kernel import repeated, small_kernel, whole_step_is_one_kernel
+from jaxlbfgsb.xla.kernel import repeated, small_kernel
 
 
 class Dense(NamedTuple):
@@ -204,5 +204,4 @@ Model: TypeAlias = Dense | Compact
 
 def model(memory: Memory) -> Model:
     """The form that is cheaper to work with."""
-    rows, n = memory.pairs.shape
-    return dense(memory) if whole_step_is_one_kernel(rows, n) else compact(memory)
+    return dense(memory) if one_by_one(memory) else compact(memory)

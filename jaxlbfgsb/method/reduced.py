@@ -14,7 +14,8 @@ from jax import lax
 from jaxlbfgsb.method.memory import Memory, ages, dot
 from jaxlbfgsb.types import Boolean, Coefficients, Integer, Mask, MiddleMatrix, PairRows, Scalar
 from jaxlbfgsb.xla import small
-from jaxlbfgsb.xla.kernel import are_few, one_kernel
+from jaxlbfgsb.xla.kernel import one_kernel, step_is_one_kernel
+from jaxlbfgsb.xla.platform import by_platform
 
 BLOCK = 2048
 """Variables at a time in the densest pass: so many stay in a cache."""
@@ -104,10 +105,10 @@ def products_by_side(memory: Memory, free: Mask) -> MiddleMatrix:
     m = rows // 2
     is_y = jnp.arange(rows)[:, None] < m
     if n <= BLOCK:
-        product = small.product if are_few(rows, n) else dot
+        product = small.product if step_is_one_kernel(rows, n) else dot
         half = product(jnp.where(is_y == free, memory.pairs, 0), memory.pairs.T)
     else:
-        half = lax.platform_dependent(
+        half = by_platform(
             memory.pairs,
             free,
             cpu=_by_blocks,
@@ -157,7 +158,7 @@ def sides_of(memory: Memory, free: Mask, last: Sides) -> Sides:
         return lax.cond(is_good, lambda: (products, largest), lambda: anew(memory, free))
 
     def summed() -> tuple[MiddleMatrix, Coefficients]:
-        return lax.platform_dependent(
+        return by_platform(
             memory, free, last, cpu=on_cpu, default=lambda memory, free, last: anew(memory, free)
         )
 

@@ -15,7 +15,7 @@ from jaxlbfgsb.method.memory import Memory
 from jaxlbfgsb.method.reduced import Sides, unknown_sides
 from jaxlbfgsb.status import Reason
 from jaxlbfgsb.types import Boolean, Integer, PyTree, Scalar, Vector
-from jaxlbfgsb.xla.kernel import are_few
+from jaxlbfgsb.xla.kernel import step_is_one_kernel
 
 
 class Phase(enum.IntEnum):
@@ -166,7 +166,17 @@ def suited_to(state: State, box: Box) -> State:
 
 def _sums_by_side(rows: int, n: int, box: Box) -> bool:
     """True where the reduced system is large enough to carry its sums on."""
-    return not are_few(rows, n) and not box.is_everything
+    return not step_is_one_kernel(rows, n) and not box.is_everything
+
+
+def is_running(state: State) -> Boolean:
+    """True until the run is DONE: the condition of a loop over `core.advance_running`.
+
+    The event says no more than the phase.  But where the condition of a loop reads one number
+    only, XLA asks again and again whether that counts the turns, and each time clones all of the
+    program that it comes from, which takes a tenth of the compilation.
+    """
+    return (state.phase != Phase.DONE) & (state.event != Event.STOPPED)
 
 
 def refuse_invalid(state: State, box: Box, options: Options) -> State:

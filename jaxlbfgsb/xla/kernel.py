@@ -26,11 +26,12 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from jaxlbfgsb.types import Integer
 from jaxlbfgsb.xla.packing import Packed, Packing
+from jaxlbfgsb.xla.platform import by_platform
 
 _Out = TypeVar("_Out")
 
 FEW_VARIABLES = 64
-"""Up to so many the parts of a step are kernels, on one core; with more, XLA's products."""
+"""Up to so many the whole step is one kernel, on one core; with more, XLA's products."""
 SOME_VARIABLES = 256
 """Up to so many a loop over them is a kernel, and with as much history the whole step is."""
 MANY_VARIABLES = 1 << 16
@@ -90,7 +91,7 @@ def one_kernel(function: Callable[..., _Out], large: int = 0) -> Callable[..., _
                 compiled(arrays, numbers), xla_cpu_small_call="true", inlineable="false"
             )
 
-        return lax.platform_dependent(*args, cpu=marked, default=function)
+        return by_platform(*args, cpu=marked, default=function)
 
     # Of many lanes the arrays may be too large for a kernel.
     @call.def_vmap
@@ -116,29 +117,14 @@ def _split(numbers: jax.Array, packing: Packing[Any]) -> Packed:
     return Packed([], floats, words)
 
 
-def whole_step_is_one_kernel(rows: int, n: int) -> bool:
+def step_is_one_kernel(rows: int, n: int) -> bool:
     """True where n variables and `rows` rows of history are few enough for LLVM."""
-    return n <= min(rows, SOME_VARIABLES)
-
-
-def are_few(rows: int, n: int) -> bool:
-    """True where a step is made of kernels, as a whole or in parts."""
-    return n <= FEW_VARIABLES or whole_step_is_one_kernel(rows, n)
-
-
-def part_kernel(function: Callable[..., _Out], rows: int, n: int) -> Callable[..., _Out]:
-    """A kernel for a part of the step in n variables with `rows` rows of history.
-
-    Where the whole step would take LLVM too long, its parts are kernels.  With many
-    variables only `small_kernel` pays.
-    """
-    is_part = are_few(rows, n) and not whole_step_is_one_kernel(rows, n)
-    return one_kernel(function) if is_part else function
+    return n <= FEW_VARIABLES or n <= min(rows, SOME_VARIABLES)
 
 
 def small_kernel(function: Callable[..., _Out], rows: int, n: int) -> Callable[..., _Out]:
     """A kernel for algebra of the size of the history, where the variables are many."""
-    return function if are_few(rows, n) else one_kernel(function)
+    return function if step_is_one_kernel(rows, n) else one_kernel(function)
 
 
 def apart(function: Callable[..., _Out], rows: int, n: int) -> Callable[..., _Out]:
@@ -147,14 +133,14 @@ def apart(function: Callable[..., _Out], rows: int, n: int) -> Callable[..., _Ou
     Where more than eight kernels are ready XLA shares them among threads.  In some thousand
     variables each takes less time than its vectors take from the cache of one core to another's.
     """
-    if are_few(rows, n) or n > MANY_VARIABLES:
+    if step_is_one_kernel(rows, n) or n > MANY_VARIABLES:
         return function
     function = jax.jit(function)
 
     def marked(*args: Any) -> _Out:
         return set_xla_metadata(function(*args), inlineable="false")
 
-    return lambda *args: lax.platform_dependent(*args, cpu=marked, default=function)
+    return lambda *args: by_platform(*args, cpu=marked, default=function)
 
 
 def repeated(count: Integer, most: int, step: Callable[[Integer, _Out], _Out], start: _Out) -> _Out:
@@ -167,7 +153,7 @@ def repeated(count: Integer, most: int, step: Callable[[Integer, _Out], _Out], s
     def step_if_wanted(i: Integer, value: _Out) -> _Out:
         return jax.tree.map(functools.partial(jnp.where, i < count), step(i, value), value)
 
-    return lax.platform_dependent(
+    return by_platform(
         start,
         cpu=lambda start: lax.fori_loop(0, count, step, start),
         default=lambda start: lax.fori_loop(0, most, step_if_wanted, start, unroll=UNROLLED),
@@ -176,9 +162,9 @@ def repeated(count: Integer, most: int, step: Callable[[Integer, _Out], _Out], s
 
 def unless(condition: jax.Array, question: Callable[[], jax.Array], rows: int, n: int) -> jax.Array:
     """``condition | question()``; on a CPU many variables are not asked where it is known."""
-    if are_few(rows, n):
+    if step_is_one_kernel(rows, n):
         return condition | question()
-    return lax.platform_dependent(
+    return by_platform(
         cpu=lambda: lax.cond(condition, lambda: jnp.ones_like(condition), question),
         default=lambda: condition | question(),
     )

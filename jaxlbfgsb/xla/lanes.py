@@ -16,6 +16,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from jaxlbfgsb.xla.kernel import one_kernel
+from jaxlbfgsb.xla.platform import by_platform
 
 LANES = 16
 """Of one kernel, which copies what it is given."""
@@ -74,7 +75,7 @@ def lane_by_lane(single: _Function, vectorised: _Function, is_kernel: bool = Fal
 
         at_once = over_lanes(vectorised, jax.vmap)
         on_cpu = by_kernels if is_kernel else in_turn(call)
-        results = lax.platform_dependent(*leaves, cpu=on_cpu, default=at_once)
+        results = by_platform(*leaves, cpu=on_cpu, default=at_once)
         return results, jax.tree.map(lambda _: True, results)
 
     return call

@@ -17,13 +17,14 @@ from jax import lax
 
 from jaxlbfgsb.types import AnyMatrix, SquareMatrix
 from jaxlbfgsb.xla.kernel import UNROLLED
+from jaxlbfgsb.xla.platform import by_platform
 
 _Out = TypeVar("_Out")
 
 
 def product(A: AnyMatrix, B: AnyMatrix) -> AnyMatrix:
     """``A B`` in the full precision of the dtype."""
-    return lax.platform_dependent(A, B, cpu=_product_by_terms, default=_library_product)
+    return by_platform(A, B, cpu=_product_by_terms, default=_library_product)
 
 
 def cholesky(A: SquareMatrix, B: AnyMatrix) -> tuple[SquareMatrix, AnyMatrix]:
@@ -51,7 +52,7 @@ def solve_lower_transposed(C: SquareMatrix, B: AnyMatrix) -> AnyMatrix:
 
 def _for_platform(algorithm: Callable[..., _Out]) -> Callable[[jax.Array, jax.Array], _Out]:
     unrolled = functools.partial(algorithm, unroll=UNROLLED)
-    return functools.partial(lax.platform_dependent, cpu=algorithm, default=unrolled)
+    return functools.partial(by_platform, cpu=algorithm, default=unrolled)
 
 
 def _library_product(A: jax.Array, B: jax.Array) -> jax.Array:
