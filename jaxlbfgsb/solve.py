@@ -16,6 +16,7 @@ from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.method.state import Options, State, init, refuse_invalid, start_again
 from jaxlbfgsb.options import strict_options
 from jaxlbfgsb.program.tracing import Data, Program
+from jaxlbfgsb.program.uncollected import uncollected
 from jaxlbfgsb.pytrees import BoundLeaves, raveled, raveled_box
 from jaxlbfgsb.result import OptimizeResult, result_of
 from jaxlbfgsb.sight.recording import Trace, begun, finished
@@ -27,6 +28,7 @@ from jaxlbfgsb.xla.varying import vary_over, varying_axes
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@uncollected
 def solve(
     program: Program,
     m: int,

@@ -22,7 +22,7 @@ method.chunks method.box method.memory method.reduced method.model method.invers
 method.subspace method.direction method.line_search method.stopping method.state method.ending
 method.decisions method.core
 sight.recording
-program.recent
+program.recent program.uncollected
 loop precision pytrees options
 derivatives.forward_only derivatives.linear_solve derivatives.covariance
 result
