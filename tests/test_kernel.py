@@ -16,6 +16,7 @@ from jaxlbfgsb.xla.kernel import (
     fits_one_kernel,
     one_kernel,
 )
+from jaxlbfgsb.xla.lanes import lane_by_lane
 from jaxlbfgsb.xla.packing import Packing
 
 X = jnp.linspace(0.1, 0.9, 24)
@@ -151,6 +152,27 @@ def test_large_arguments_are_not_copied():
     compiled = jax.jit(one_kernel(function, large=1)).lower(*args).compile()
     np.testing.assert_allclose(compiled(*args), 3.0 * LARGEST_ARRAY + 3)
     assert compiled.memory_analysis().temp_size_in_bytes < args[0].nbytes
+
+
+@pytest.mark.parametrize("wrap", [one_kernel, lambda f: lane_by_lane(f, f)])
+def test_lanes_of_tangents_alone(wrap):
+    """As `jacfwd` has them: a map over a tangent whose point is the same for all lanes."""
+    function = wrap(lambda x, rest: jnp.sin(x) * rest[0])
+    x, rest = X[:3], (jnp.arange(3.0), None)
+    np.testing.assert_allclose(jax.jacfwd(function)(x, rest), np.diag(np.cos(x) * rest[0]))
+    second = jax.jacfwd(jax.jacfwd(function))(x, rest)
+    np.testing.assert_allclose(np.einsum("iii->i", second), -np.sin(x) * rest[0])
+
+
+def test_the_iterations_have_a_jacobian():
+    def solved(p, **options):
+        def fun(x):
+            return jnp.sum((1 + jnp.arange(3)) * (x - p * jnp.cos(jnp.arange(3))) ** 2)
+
+        return minimize(fun, jnp.zeros(3), bounds=(-0.5, 0.5), gtol=1e-9, ftol=0.0, **options).x
+
+    through = jax.jacfwd(lambda p: solved(p, implicit_diff=False))(1.0)
+    np.testing.assert_allclose(through, jax.jacfwd(solved)(1.0), atol=1e-6)
 
 
 @pytest.mark.parametrize("n", [3, 30])

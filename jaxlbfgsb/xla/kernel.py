@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_batching import custom_vmap
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from jaxlbfgsb.types import Integer
+from jaxlbfgsb.xla.batching import with_lanes
 from jaxlbfgsb.xla.packing import Packed, Packing
 from jaxlbfgsb.xla.platform import by_platform
 
@@ -76,7 +76,6 @@ def one_kernel(function: Callable[..., _Out], large: int = 0) -> Callable[..., _
     # XLA fails on a kernel with an argument that nothing in it uses, and what is used is
     # known only after its simplifications.  So all other arguments go in one array, and a
     # barrier hides from it what the arrays hold.
-    @custom_vmap
     def call(*args: Any) -> _Out:
         packing = Packing(args[large:])
 
@@ -94,13 +93,11 @@ def one_kernel(function: Callable[..., _Out], large: int = 0) -> Callable[..., _
         return by_platform(*args, cpu=marked, default=function)
 
     # Of many lanes the arrays may be too large for a kernel.
-    @call.def_vmap
-    def _(_: int, in_batched: Any, *args: Any) -> tuple[_Out, Any]:
+    def many(_: int, in_batched: tuple[Any, ...], *args: Any) -> _Out:
         axes = jax.tree.map(lambda batched: 0 if batched else None, in_batched)
-        results = jax.vmap(function, in_axes=tuple(axes))(*args)
-        return results, jax.tree.map(lambda _: True, results)
+        return jax.vmap(function, in_axes=axes)(*args)
 
-    return call
+    return with_lanes(call, many)
 
 
 def _joined(packed: Packed) -> jax.Array:

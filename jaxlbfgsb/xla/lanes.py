@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_batching import custom_vmap
 
+from jaxlbfgsb.xla.batching import with_lanes
 from jaxlbfgsb.xla.kernel import one_kernel
 from jaxlbfgsb.xla.platform import by_platform
 
@@ -35,12 +35,7 @@ def lane_by_lane(single: _Function, vectorised: _Function, is_kernel: bool = Fal
 
     single, vectorised = jax.jit(single), jax.jit(vectorised)  # traced once for all uses
 
-    @custom_vmap
-    def call(*args: Any) -> Any:
-        return one_kernel(single)(*args) if is_kernel else single(*args)
-
-    @call.def_vmap
-    def _(size: int, in_batched: Any, *args: Any) -> Any:
+    def many(size: int, in_batched: Any, *args: Any) -> Any:
         leaves, tree = jax.tree.flatten(args)
         marked = functools.partial(zip, jax.tree.leaves(in_batched), strict=True)
 
@@ -75,7 +70,7 @@ def lane_by_lane(single: _Function, vectorised: _Function, is_kernel: bool = Fal
 
         at_once = over_lanes(vectorised, jax.vmap)
         on_cpu = by_kernels if is_kernel else in_turn(call)
-        results = by_platform(*leaves, cpu=on_cpu, default=at_once)
-        return results, jax.tree.map(lambda _: True, results)
+        return by_platform(*leaves, cpu=on_cpu, default=at_once)
 
+    call = with_lanes(one_kernel(single) if is_kernel else single, many)
     return call
