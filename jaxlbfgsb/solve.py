@@ -65,7 +65,7 @@ def solve(
         (data, lower, upper), x0, options = one_lane(((data, lower, upper), x0, options))
         fastest = with_driver(functools.partial(run, tell=telling(watch.observer, raveled(x0)[1])))
     elif not rule.implicit:  # differentiated through the loop itself
-        fastest = with_driver(run_by_kernels) if step_is_one_kernel(2 * m, n) else plain
+        fastest = plain
     elif not step_is_one_kernel(2 * m, n):
         fastest = lane_by_lane(plain, plain)
     elif program.fits_one_kernel:
