@@ -14,8 +14,8 @@ _Out = TypeVar("_Out")
 def by_platform(*args: Any, cpu: Callable[..., _Out], default: Callable[..., _Out]) -> _Out:
     """``cpu(*args)`` where the program runs on a CPU, ``default(*args)`` on an accelerator.
 
-    A process that has no accelerator traces the first only, which is much of a first call; what it
-    exports for an accelerator is right there, and slower.
+    A process that has no accelerator traces the first only, which shortens its first calls; what it
+    exports for an accelerator has the form for a CPU.
     """
     if backends().keys() <= {"cpu"}:
         return cpu(*args)
