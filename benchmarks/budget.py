@@ -34,7 +34,7 @@ from jaxlbfgsb.method import box, core, direction, memory, model, state
 from jaxlbfgsb.method.cauchy import generalized_cauchy_point
 from jaxlbfgsb.method.subspace import subspace_minimizer
 from jaxlbfgsb.options import checked_options
-from jaxlbfgsb.xla.kernel import one_kernel, step_is_one_kernel
+from jaxlbfgsb.xla.kernel import one_kernel
 
 SIZES = (2, 20, 10_000, 1_000_000)
 LIMITS = Limits(maxiter=30)
@@ -58,7 +58,7 @@ def main(*sizes: str) -> None:
     jax.config.update("jax_enable_x64", True)
     rows = []
     for n in map(int, sizes or map(str, SIZES)):
-        in_one = step_is_one_kernel(2 * LIMITS.m, n)
+        in_one = memory.wants_brief(2 * LIMITS.m, n, bounded=True)
         rows.append({"n": n} | (parts_in_a_loop(n) if in_one else profiled(n)))
     columns = ["n", "whole", *dict.fromkeys([*PARTS.values(), "other"])]
     show(Console(), "microseconds an evaluation", columns, rows, {})
@@ -138,7 +138,7 @@ def parts_in_a_loop(n: int) -> dict[str, float]:
     """The time of each part by itself, one kernel around a loop."""
     rng = np.random.default_rng(0)
     root = rng.normal(size=(n, n))
-    pairs = memory.empty(n, LIMITS.m, np.dtype(float))
+    pairs = memory.empty(n, LIMITS.m, np.dtype(float), brief=True)
     for _ in range(LIMITS.m + 3):
         s = rng.normal(size=n)
         y = root.T @ (root @ s) + s
@@ -166,9 +166,7 @@ def parts_in_a_loop(n: int) -> dict[str, float]:
     fun = functions.rosenbrock(n).fun
     times = {
         "function": _in_a_loop(jax.value_and_grad(fun), g),
-        "update": _in_a_loop(
-            lambda g: memory.update(pairs, x, g, x @ x, g[0] < 1, wanted=memory.Wanted.OWN), g
-        ),
+        "update": _in_a_loop(lambda g: memory.update(pairs, x, g, x @ x, g[0] < 1), g),
         "Cauchy point": _in_a_loop(lambda g: generalized_cauchy_point(x, g, unit, B), g),
         "subspace": _in_a_loop(subspace, g),
         "model": _in_a_loop(

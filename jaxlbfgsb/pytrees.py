@@ -260,12 +260,17 @@ def raveled_sides(bounds: Any, x0: PyTree) -> tuple[np.ndarray, np.ndarray]:
     return lower, upper
 
 
+def is_bounded(lower: BoundLeaves, upper: BoundLeaves) -> bool:
+    """True if there is any bound, known while tracing."""
+    return any(side is not None for side in (*lower, *upper))
+
+
 def raveled_box(lower: BoundLeaves, upper: BoundLeaves, x_leaves: list[Any]) -> Box:
     """The box of the raveled vector; `Box(None, None)` where there is no bound at all.
 
     A bound counts as rounded to the dtype of its variable.
     """
-    if all(side is None for side in (*lower, *upper)):
+    if not is_bounded(lower, upper):
         return Box(None, None)
 
     def vector(side: BoundLeaves, missing: float) -> Vector:

@@ -17,7 +17,7 @@ from jaxlbfgsb.method.state import Options, State, init, refuse_invalid, start_a
 from jaxlbfgsb.options import strict_options
 from jaxlbfgsb.program.tracing import Data, Program
 from jaxlbfgsb.program.uncollected import uncollected
-from jaxlbfgsb.pytrees import BoundLeaves, raveled, raveled_box
+from jaxlbfgsb.pytrees import BoundLeaves, is_bounded, raveled, raveled_box
 from jaxlbfgsb.result import OptimizeResult, result_of
 from jaxlbfgsb.sight.recording import Trace, begun, finished
 from jaxlbfgsb.sight.watching import Watch, one_lane, telling
@@ -43,6 +43,7 @@ def solve(
 ) -> OptimizeResult:
     """The whole solve, with its derivatives; it goes on with the pairs of an earlier run."""
     n = sum(leaf.size for leaf in jax.tree.leaves(x0))
+    bounded = is_bounded(lower, upper)
 
     def with_driver(
         driver: Callable[..., tuple[State, Trace | None]],
@@ -54,7 +55,7 @@ def solve(
             trace = begun(watch.recording, state.x)
             fun = objective(program, data, x0)
             if not program.jaxpr.effects:
-                fun = apart(fun, 2 * m, n)
+                fun = apart(fun, 2 * m, n, bounded=bounded)
             state, trace = driver(fun, state, box, options, trace)
             return finish(program, data, x0, state, box, options, trace)
 
@@ -66,7 +67,7 @@ def solve(
         fastest = with_driver(functools.partial(run, tell=telling(watch.observer, raveled(x0)[1])))
     elif not rule.implicit:  # differentiated through the loop itself
         fastest = plain
-    elif not step_is_one_kernel(2 * m, n):
+    elif not step_is_one_kernel(2 * m, n, bounded=bounded):
         fastest = lane_by_lane(plain, plain)
     elif program.fits_one_kernel:
         fastest = lane_by_lane(plain, plain, is_kernel=True)

@@ -9,7 +9,7 @@ import pytest
 
 from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.method.cauchy import CHUNK, WALKED, generalized_cauchy_point
-from jaxlbfgsb.xla.kernel import FEW_VARIABLES, SOME_VARIABLES
+from jaxlbfgsb.xla.kernel import FEW_PRODUCTS, FEW_VARIABLES, SOME_VARIABLES, step_is_one_kernel
 
 pytestmark = pytest.mark.usefixtures("either_backend")
 
@@ -17,9 +17,12 @@ find = jax.jit(generalized_cauchy_point)
 find_all = jax.jit(jax.vmap(generalized_cauchy_point))
 
 
+M = 10
 LARGE = 6 * CHUNK + WALKED + 2
-SOME = FEW_VARIABLES + 1
+SOME = FEW_PRODUCTS // (2 * M) ** 2 + 1
 MANY = SOME_VARIABLES + 1
+assert FEW_VARIABLES < SOME < MANY
+assert not step_is_one_kernel(2 * M, SOME)
 
 
 def tolerance(dtype):
@@ -129,7 +132,7 @@ def test_more_breakpoints_than_a_chunk(stored, dtype):
 def test_every_number_of_breakpoints_near_the_switches(n, dtype):
     """With ``B = I`` the minimiser is at t = 1, so that the crossings can be counted out."""
     rng = np.random.default_rng(n)
-    B = histories.compact(histories.empty(n, 3, np.dtype(dtype)))
+    B = histories.compact(histories.empty(n, M, np.dtype(dtype)))
     counts = {0, 1, n - 1, n}
     counts |= {k + d for k in (WALKED, WALKED + CHUNK, WALKED + 5 * CHUNK) for d in (-1, 0, 1)}
     for count in sorted(k for k in counts if k <= n):
@@ -149,7 +152,7 @@ def test_a_minimiser_at_a_breakpoint_crosses_it(dtype):
     for n in (FEW_VARIABLES, SOME, MANY):
         x, g = jnp.zeros(n, dtype), jnp.ones(n, dtype)
         l = jnp.full(n, -2, dtype).at[n - 1].set(-1)
-        B = histories.compact(histories.empty(n, 3, np.dtype(dtype)))
+        B = histories.compact(histories.empty(n, M, np.dtype(dtype)))
         xc, _, free, *_ = find(x, g, Box(l, jnp.ones(n, dtype)), B)
         np.testing.assert_array_equal(xc, -np.ones(n))
         assert not free[n - 1]
@@ -159,7 +162,7 @@ def test_a_minimiser_at_a_breakpoint_crosses_it(dtype):
 def test_breakpoints_a_rounding_error_away_stay_in_the_box(dtype):
     rng = np.random.default_rng(8)
     n = 60
-    B = histories.compact(histories.empty(n, 3, np.dtype(dtype)))
+    B = histories.compact(histories.empty(n, M, np.dtype(dtype)))
     for _ in range(100):
         x, g = rng.normal(size=(2, n)).astype(dtype)
         end = (x - g).astype(dtype)
@@ -179,7 +182,7 @@ def test_all_breakpoints_equal(dtype):
         x, g = jnp.zeros(n, dtype), -jnp.ones(n, dtype)
         for bound, all_met in ((0.25, True), (1.0, True), (1.5, False)):
             u = jnp.full(n, bound, dtype)
-            B = histories.compact(histories.empty(n, 3, np.dtype(dtype)))
+            B = histories.compact(histories.empty(n, M, np.dtype(dtype)))
             xc, _, free, *_ = find(x, g, Box(jnp.full(n, -jnp.inf, dtype), u), B)
             np.testing.assert_array_equal(xc, np.full(n, min(bound, 1.0)))
             assert (~free).all() == all_met

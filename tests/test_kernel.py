@@ -8,14 +8,8 @@ from jax import lax
 from jax.scipy import special
 
 from jaxlbfgsb import minimize
-from jaxlbfgsb.xla.kernel import (
-    FEW_VARIABLES,
-    LARGEST_ARRAY,
-    MANY_VARIABLES,
-    SOME_VARIABLES,
-    fits_one_kernel,
-    one_kernel,
-)
+from jaxlbfgsb.xla.fits import LARGEST_ARRAY, fits_one_kernel
+from jaxlbfgsb.xla.kernel import MANY_VARIABLES, SHORT_HISTORY, SOME_VARIABLES, one_kernel
 from jaxlbfgsb.xla.lanes import lane_by_lane
 from jaxlbfgsb.xla.packing import Packing
 
@@ -205,7 +199,7 @@ def test_the_function_is_a_program_by_itself_unless_it_has_effects():
         lowered = solved(fun).trace(jnp.ones(n)).lower(lowering_platforms=(platform,))
         return lowered.as_text().count('inlineable = "false"')
 
-    in_between = FEW_VARIABLES + 1
+    in_between = SHORT_HISTORY
     assert calls(square, in_between) == calls(told, in_between) + 1
     assert calls(square, MANY_VARIABLES + 1) == calls(told, MANY_VARIABLES + 1)
     assert calls(square, in_between, "cuda") == 0

@@ -10,7 +10,8 @@ import pytest
 from jaxlbfgsb.method import subspace
 from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.method.cauchy import CauchyPoint, generalized_cauchy_point
-from jaxlbfgsb.xla.kernel import FEW_VARIABLES
+from jaxlbfgsb.method.reduced import sides_of, unknown_sides
+from jaxlbfgsb.xla.kernel import SOME_VARIABLES
 
 N = 9
 minimize = jax.jit(subspace.subspace_minimizer)
@@ -138,15 +139,17 @@ def test_without_bounds_it_is_the_quasi_newton_step(m, dtype):
 @pytest.mark.parametrize("stored", [1, 5, 8])
 def test_on_the_path_in_many_variables(stored, share, dtype):
     """From the Cauchy point; few free variables make the sums over them be measured."""
-    n, m = FEW_VARIABLES + 50, 5
+    n, m = SOME_VARIABLES + 1, 5
     rng = np.random.default_rng([stored, int(100 * share)])
     pairs = histories.rounded(oracles.random_pairs(rng, n, stored), dtype)
-    B = histories.compact(histories.memory_of(pairs, n, m, dtype))
+    kept = histories.memory_of(pairs, n, m, dtype)
+    B = histories.compact(kept)
     x, g = rng.normal(size=(2, n)).astype(dtype)
     width = np.where(rng.random(n) < share, 100, 1e-3).astype(dtype)
     box = Box(jnp.asarray(x - width), jnp.asarray(x + width))
     cauchy = jax.jit(generalized_cauchy_point)(jnp.asarray(x), jnp.asarray(g), box, B)
-    got = minimize(jnp.asarray(x), jnp.asarray(g), box, B, cauchy)
+    sides = jax.jit(sides_of)(kept, cauchy.free, unknown_sides(n, m, np.dtype(dtype)))
+    got = minimize(jnp.asarray(x), jnp.asarray(g), box, B, cauchy, sides)
     dense = oracles.bfgs_matrix(pairs[-m:], n)
     free = np.asarray(cauchy.free)
     assert 0 < free.mean() <= 1

@@ -54,7 +54,8 @@ def _advance(
     evaluations: jax.Array,
 ) -> Packed:
     state = _unpack(packed)
-    step = one_kernel(advance) if step_is_one_kernel(*state.memory.pairs.shape) else advance
+    in_one = step_is_one_kernel(*state.memory.pairs.shape, bounded=not box.is_everything)
+    step = one_kernel(advance) if in_one else advance
     return _pack(step(state, value, gradient, box, options, evaluations))
 
 

@@ -217,7 +217,7 @@ def _tell(
     machine: State, value: jax.Array, gradient: jax.Array, box: Box, options: Options
 ) -> State:
     """`advance`, one kernel where that is faster."""
-    if not step_is_one_kernel(*machine.memory.pairs.shape):
+    if not step_is_one_kernel(*machine.memory.pairs.shape, bounded=not box.is_everything):
         return advance(machine, value, gradient, box, options)
     step = lane_by_lane(one_kernel(advance), advance)
     return step(machine, value, gradient, box, options)

@@ -30,7 +30,7 @@ from jaxlbfgsb.method.memory import dot
 from jaxlbfgsb.method.model import Compact, Dense, Model
 from jaxlbfgsb.method.reduced import without_pairs
 from jaxlbfgsb.types import Coefficients, Integer, Mask, PairRows, Scalar, Vector
-from jaxlbfgsb.xla.kernel import FEW_VARIABLES, MANY_VARIABLES, SOME_VARIABLES, one_kernel
+from jaxlbfgsb.xla.kernel import MANY_VARIABLES, SOME_VARIABLES, one_kernel, step_is_one_kernel
 from jaxlbfgsb.xla.platform import by_platform
 
 WALKED = 16
@@ -94,8 +94,8 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
     )
 
     if n <= SOME_VARIABLES:
-        are_kernel_already = n <= FEW_VARIABLES or isinstance(B, Dense)
-        walk = _walk if are_kernel_already else _walk_in_a_kernel
+        in_a_kernel = isinstance(B, Dense) or step_is_one_kernel(*B.memory.pairs.shape)
+        walk = _walk if in_a_kernel else _walk_in_a_kernel
         last = by_platform(
             cpu=lambda: walk(first, t, x, g, box, B, floor),
             # Each turn of a loop would wait for the host.

@@ -41,10 +41,10 @@ from jaxlbfgsb.method.box import (
     projected_gradient_norm,
 )
 from jaxlbfgsb.method.direction import Direction, new_direction
-from jaxlbfgsb.method.memory import Memory, Wanted
+from jaxlbfgsb.method.memory import Memory
 from jaxlbfgsb.method.state import Event, Options, Phase, State, numbers_of, pick
 from jaxlbfgsb.types import Boolean, Integer, Scalar, Vector
-from jaxlbfgsb.xla.kernel import small_kernel, step_is_one_kernel, unless
+from jaxlbfgsb.xla.kernel import small_kernel, unless
 
 
 def advance(
@@ -111,7 +111,7 @@ def _take(
     evaluations: Integer,
 ) -> _Taken:
     """Judge the trial, and where it is accepted move, test and remember."""
-    shape = state.memory.pairs.shape
+    shape, bounded = state.memory.pairs.shape, not box.is_everything
     d = state.xhat - state.x
     y = gradient - state.gradient
     seen = decisions.Seen(
@@ -122,7 +122,7 @@ def _take(
         pg_norm=projected_gradient_norm(state.trial, gradient, box),
     )
     numbers = numbers_of(state)
-    looked = small_kernel(decisions.look, *shape)(numbers, seen, evaluations)
+    looked = small_kernel(decisions.look, *shape, bounded=bounded)(numbers, seen, evaluations)
 
     # The search ends also where rounding leaves the next trial at this one, or at x: the
     # original evaluates that point again.
@@ -130,11 +130,13 @@ def _take(
         next_trial = point_on_line(state.x, state.xhat, looked.state.search.step, box)
         return are_same(next_trial, state.trial) | are_same(next_trial, state.x)
 
-    ends = unless(looked.over, stays, *shape)
-    judged = small_kernel(decisions.judge, *shape)(numbers, looked, ends, seen, options)
+    ends = unless(looked.over, stays, *shape, bounded=bounded)
+    judged = small_kernel(decisions.judge, *shape, bounded=bounded)(
+        numbers, looked, ends, seen, options
+    )
 
     pairs, step = state.memory, state.search.step
-    pairs = memory.update(pairs, d, y, judged.sy, judged.stores, step, _wanted(pairs, box))
+    pairs = memory.update(pairs, d, y, judged.sy, judged.stores, step, box.is_everything)
     moved = judged.state._replace(
         x=jnp.where(judged.takes, state.trial, state.x),
         gradient=jnp.where(judged.takes, gradient, state.gradient),
@@ -150,7 +152,7 @@ def _turn(taken: _Taken, direction: Direction, box: Box) -> State:
     """Search towards xhat where a new direction was wanted; the end of the call."""
     moved, turns = taken
     xhat, forgets, sides = direction
-    shape = moved.memory.pairs.shape
+    shape, bounded = moved.memory.pairs.shape, not box.is_everything
     d = xhat - moved.x
     numbers = numbers_of(moved)
     reach = decisions.Reach(
@@ -160,10 +162,12 @@ def _turn(taken: _Taken, direction: Direction, box: Box) -> State:
         is_constrained=is_constrained(box),
         is_boxed=is_boxed(box),
     )
-    searching = small_kernel(decisions.open_search, *shape)(numbers, turns, reach)
+    searching = small_kernel(decisions.open_search, *shape, bounded=bounded)(numbers, turns, reach)
     trial = point_on_line(moved.x, xhat, searching.search.step, box)
     at_x = are_same(trial, moved.x)
-    turned = small_kernel(decisions.settle, *shape)(searching, turns, forgets, at_x, reach.slope)
+    turned = small_kernel(decisions.settle, *shape, bounded=bounded)(
+        searching, turns, forgets, at_x, reach.slope
+    )
     return turned._replace(
         x=moved.x,
         gradient=moved.gradient,
@@ -172,13 +176,6 @@ def _turn(taken: _Taken, direction: Direction, box: Box) -> State:
         memory=_forget_where(forgets, moved.memory),
         sides=sides,
     )
-
-
-def _wanted(pairs: Memory, box: Box) -> Wanted:
-    if memory.one_by_one(pairs):
-        return Wanted.OWN
-    in_one = step_is_one_kernel(*pairs.pairs.shape)
-    return Wanted.WITH_Y if box.is_everything and not in_one else Wanted.ALL
 
 
 def _forget_where(condition: Boolean, pairs: Memory) -> Memory:

@@ -15,21 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxlbfgsb.method.memory import Memory, ages, dot, one_by_one, pair_at, with_all_products
+from jaxlbfgsb.method.memory import Memory, ages, dot, is_brief, pair_at, with_all_products
 from jaxlbfgsb.types import Ages, Coefficients, Integer, MiddleMatrix, Scalar, Vector
 from jaxlbfgsb.xla import small
-from jaxlbfgsb.xla.kernel import repeated, small_kernel
+from jaxlbfgsb.xla.kernel import repeated, small_kernel, step_is_one_kernel
 
 
 def inverse_times(memory: Memory, v: Vector) -> Vector:
     """``H v``."""
-    if one_by_one(memory):
+    if is_brief(memory) or step_is_one_kernel(*memory.pairs.shape):
         return _two_loops(memory, v)
     return _compact_inverse_times(memory, v)
 
 
 def _two_loops(memory: Memory, v: Vector) -> Vector:
-    """The recursion of Nocedal (1980): least work where a pair is a few numbers."""
+    """The recursion of Nocedal (1980): least work inside of a kernel."""
     m = memory.pairs.shape[0] // 2
 
     def newest_to_oldest(
@@ -47,13 +47,13 @@ def _two_loops(memory: Memory, v: Vector) -> Vector:
         alpha = lax.dynamic_index_in_dim(alphas, place, keepdims=False)
         return r + (alpha - dot(y, r) / sy) * s
 
-    start = (v, jnp.zeros_like(memory.products[0, :m]))
+    start = (v, jnp.zeros(m, v.dtype))
     q, alphas = repeated(memory.count, m, newest_to_oldest, start)
     return repeated(memory.count, m, oldest_to_newest, q / memory.theta)
 
 
 def _compact_inverse_times(memory: Memory, v: Vector) -> Vector:
-    """Two passes over the history: least work where a pair is long."""
+    """Two passes over the history."""
     with_v = dot(memory.pairs, v)
     small_part = small_kernel(_coefficients, *memory.pairs.shape)
     c = small_part(memory.products, memory.theta, memory.place, memory.count, with_v)

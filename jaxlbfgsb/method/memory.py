@@ -15,7 +15,6 @@ change.
 
 from __future__ import annotations
 
-import enum
 import functools
 from typing import Any, NamedTuple, TypeAlias
 
@@ -25,9 +24,9 @@ from jax import lax
 
 from jaxlbfgsb.types import (
     Ages,
+    AnyMatrix,
     Boolean,
     Integer,
-    MiddleMatrix,
     PairRows,
     Scalar,
     Vector,
@@ -40,13 +39,13 @@ _Pair: TypeAlias = tuple[Vector, Scalar, Vector, Scalar]
 
 
 class Memory(NamedTuple):
-    """Up to ``m`` correction pairs, with all their inner products."""
+    """Up to ``m`` correction pairs, with their inner products."""
 
     pairs: PairRows
     """``[Y; S]``: m rows of y, then m rows of s, both in ring order."""
-    products: MiddleMatrix
-    """``[Y; S] [Y; S]'``, with ``s'y`` of each pair as the line search measured it; or a part
-    of it, see `Wanted`."""
+    products: AnyMatrix
+    """``[Y; S] [Y; S]'``, with ``s'y`` of each pair as the line search measured it; or, where
+    `is_brief`, only the two rows of ``y'y`` and ``s'y`` of each pair."""
     theta: Scalar
     count: Integer  # type: ignore[assignment]
     """Pairs in use, at most m."""
@@ -54,32 +53,43 @@ class Memory(NamedTuple):
     """Where the next pair goes: the oldest one's place once the ring is full."""
 
 
-class Wanted(enum.Enum):
-    """Which inner products a run needs."""
-
-    ALL = enum.auto()
-    WITH_Y = enum.auto()
-    """Those of each y with what is as old or older: for the inverse of B in many variables."""
-    OWN = enum.auto()
-    """``s'y`` and ``y'y`` of each pair: for B itself, and its inverse, in few variables."""
-
-
-def empty(n: int, m: int, dtype: jnp.dtype) -> Memory:
+def empty(n: int, m: int, dtype: jnp.dtype, brief: bool = False) -> Memory:
     """A memory for m pairs of n variables with nothing stored: ``B = I``."""
     return Memory(
         pairs=jnp.zeros((2 * m, n), dtype),
-        products=jnp.zeros((2 * m, 2 * m), dtype),
+        products=jnp.zeros((2, m) if brief else (2 * m, 2 * m), dtype),
         theta=jnp.ones((), dtype),
         count=jnp.asarray(0, jnp.int32),
         place=jnp.asarray(0, jnp.int32),
     )
 
 
+def is_brief(memory: Memory) -> bool:
+    """True if the products are those of each pair with itself: for algorithms that take pair
+    after pair."""
+    return 2 * memory.products.shape[-1] == memory.pairs.shape[-2]
+
+
+def wants_brief(rows: int, n: int, *, bounded: bool) -> bool:
+    """True where it is cheaper to take pair after pair than to multiply them with each other.
+
+    Without bounds that is ``H`` times a vector; with bounds it is B itself, in few variables.
+    """
+    return step_is_one_kernel(rows, n, bounded=bounded) and (n <= 2 * rows or not bounded)
+
+
+def brief(memory: Memory) -> Memory:
+    """The same memory with the products of each pair with itself alone."""
+    m = memory.pairs.shape[0] // 2
+    yy, sy = jnp.diagonal(memory.products)[:m], jnp.diagonal(memory.products[m:, :m])
+    return memory._replace(products=jnp.stack([yy, sy]))
+
+
 def with_all_products(memory: Memory) -> Memory:
     """The memory of a run that did not need them all."""
     m = memory.pairs.shape[0] // 2
     products = dot(memory.pairs, memory.pairs.T)
-    sy = jnp.diagonal(memory.products[m:, :m])
+    sy = memory.products[1] if is_brief(memory) else jnp.diagonal(memory.products[m:, :m])
     index = jnp.arange(m)
     products = products.at[m + index, index].set(sy).at[index, m + index].set(sy)
     return memory._replace(products=products)
@@ -88,12 +98,6 @@ def with_all_products(memory: Memory) -> Memory:
 def forget(memory: Memory) -> Memory:
     """Back to ``B = I``; the rows stay where they are, unused."""
     return memory._replace(theta=jnp.ones_like(memory.theta), count=jnp.zeros_like(memory.count))
-
-
-def one_by_one(memory: Memory) -> bool:
-    """True where it is cheaper to take pair after pair than to multiply them with each other."""
-    rows, n = memory.pairs.shape
-    return n <= 2 * rows and step_is_one_kernel(rows, n)
 
 
 def dot(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -108,23 +112,25 @@ def update(
     sy: Scalar,
     store: Boolean,
     step: Scalar | float = 1.0,
-    wanted: Wanted = Wanted.ALL,
+    only_with_y: bool = False,
 ) -> Memory:
     """Store the pair of ``s = step d`` and y with ``s'y = sy > 0`` where `store` is True.
 
-    A pass over the history for the products with y, and one for those with s, where they
-    are wanted.
+    Unless the memory is brief, that takes a pass over the history for the products with y, and
+    one for those with s.  With `only_with_y` there are but those of each y with what is as old
+    or older, which is all that ``H`` needs.
     """
     rows, products = by_platform(
         memory,
         (d, jnp.asarray(step, d.dtype), y, sy),
         store,
-        cpu=functools.partial(_written_if_stored, wanted=wanted),
-        default=functools.partial(_written_either_way, wanted=wanted),
+        cpu=functools.partial(_written_if_stored, only_with_y=only_with_y),
+        default=functools.partial(_written_either_way, only_with_y=only_with_y),
     )
     place = memory.place
     m = rows.shape[0] // 2
-    yy = lax.dynamic_slice(products, (place, place), (1, 1))[0, 0]
+    row = jnp.zeros_like(place) if is_brief(memory) else place
+    yy = lax.dynamic_slice(products, (row, place), (1, 1))[0, 0]
     return Memory(
         pairs=rows,
         products=products,
@@ -135,45 +141,41 @@ def update(
 
 
 def _written_if_stored(
-    memory: Memory, pair: _Pair, store: Boolean, wanted: Wanted
-) -> tuple[PairRows, MiddleMatrix]:
+    memory: Memory, pair: _Pair, store: Boolean, only_with_y: bool
+) -> tuple[PairRows, AnyMatrix]:
     """A loop of at most one turn, which writes in place; a branch would copy the history."""
 
-    def write(carry: tuple[Boolean, PairRows, MiddleMatrix]) -> tuple[Any, PairRows, MiddleMatrix]:
+    def write(carry: tuple[Boolean, PairRows, AnyMatrix]) -> tuple[Any, PairRows, AnyMatrix]:
         store, pairs, products = carry
-        written = _written(pairs, products, memory.place, pair, wanted)
-        return jnp.zeros_like(store), *written
+        now = memory._replace(pairs=pairs, products=products)
+        return jnp.zeros_like(store), *_written(now, pair, only_with_y)
 
     start = (store, memory.pairs, memory.products)
     return lax.while_loop(lambda carry: carry[0], write, start)[1:]
 
 
 def _written_either_way(
-    memory: Memory, pair: _Pair, store: Boolean, wanted: Wanted
-) -> tuple[PairRows, MiddleMatrix]:
+    memory: Memory, pair: _Pair, store: Boolean, only_with_y: bool
+) -> tuple[PairRows, AnyMatrix]:
     """The old rows again where nothing is stored: what costs least for many lanes in step."""
     old_s, old_y, _ = pair_at(memory, memory.place)
     d, step, y, sy = pair
     s, y = jnp.where(store, step * d, old_s), jnp.where(store, y, old_y)
-    pair = s, jnp.ones_like(step), y, sy
-    pairs, products = _written(memory.pairs, memory.products, memory.place, pair, wanted)
+    pairs, products = _written(memory, (s, jnp.ones_like(step), y, sy), only_with_y)
     return pairs, jnp.where(store, products, memory.products)
 
 
-def _written(
-    pairs: PairRows, products: MiddleMatrix, place: Integer, pair: _Pair, wanted: Wanted
-) -> tuple[PairRows, MiddleMatrix]:
+def _written(memory: Memory, pair: _Pair, only_with_y: bool) -> tuple[PairRows, AnyMatrix]:
+    pairs, products, place = memory.pairs, memory.products, memory.place
     m = pairs.shape[0] // 2
     d, step, y, sy = pair
     for row, index in ((y, place), (step * d, m + place)):
         pairs = lax.dynamic_update_index_in_dim(pairs, row, index, 0)
-    if wanted is Wanted.OWN:
-        own = jnp.stack([dot(y, y), sy])[:, None]
-        for number, row in ((own[:1], place), (own[1:], m + place)):
-            products = lax.dynamic_update_slice(products, number, (row, place))
-        return pairs, products
+    if is_brief(memory):
+        own = jnp.stack([dot(y, y), sy])
+        return pairs, lax.dynamic_update_index_in_dim(products, own, place, 1)
     with_y = dot(pairs, y)
-    with_s = jnp.zeros_like(with_y) if wanted is Wanted.WITH_Y else step * dot(pairs, d)
+    with_s = jnp.zeros_like(with_y) if only_with_y else step * dot(pairs, d)
     with_y = lax.dynamic_update_index_in_dim(with_y, sy, m + place, 0)
     with_s = lax.dynamic_update_index_in_dim(with_s, sy, place, 0)
     for column, index in ((with_y, place), (with_s, m + place)):
@@ -187,7 +189,8 @@ def pair_at(memory: Memory, place: Integer) -> tuple[Vector, Vector, Scalar]:
     m = memory.pairs.shape[0] // 2
     y = lax.dynamic_index_in_dim(memory.pairs, place, keepdims=False)
     s = lax.dynamic_index_in_dim(memory.pairs, m + place, keepdims=False)
-    return s, y, lax.dynamic_slice(memory.products, (m + place, place), (1, 1))[0, 0]
+    row = jnp.ones_like(place) if is_brief(memory) else m + place
+    return s, y, lax.dynamic_slice(memory.products, (row, place), (1, 1))[0, 0]
 
 
 def ages(place: Integer, m: int) -> Ages:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlbfgsb.method.memory import Memory, dot, one_by_one, pair_at
+from jaxlbfgsb.method.memory import Memory, dot, pair_at, wants_brief
 from jaxlbfgsb.method.reduced import (
     Sides,
     order,
@@ -204,4 +204,4 @@ Model: TypeAlias = Dense | Compact
 
 def model(memory: Memory) -> Model:
     """The form that is cheaper to work with."""
-    return dense(memory) if one_by_one(memory) else compact(memory)
+    return dense(memory) if wants_brief(*memory.pairs.shape, bounded=True) else compact(memory)

@@ -120,7 +120,9 @@ def init(x0: Vector, box: Box, m: int) -> State:
         gradient=jnp.zeros_like(x),
         trial=x,
         xhat=x,
-        memory=memory.empty(n, m, x.dtype),
+        memory=memory.empty(
+            n, m, x.dtype, memory.wants_brief(2 * m, n, bounded=not box.is_everything)
+        ),
         sides=unknown_sides(n, m, x.dtype) if _sums_by_side(2 * m, n, box) else None,
         search=line_search.start(zero, zero, zero, zero),
         good_step=zero,
@@ -155,13 +157,15 @@ def start_again(state: State, x0: Vector, box: Box) -> State:
 def suited_to(state: State, box: Box) -> State:
     """The same run in a box that may have bounds where there were none before, or none now."""
     rows, n = state.memory.pairs.shape
-    has_sides = _sums_by_side(rows, n, box)
-    if has_sides == (state.sides is not None):
-        return state
-    if not has_sides:
-        return state._replace(sides=None)
-    sides = unknown_sides(n, rows // 2, state.x.dtype)
-    return state._replace(memory=memory.with_all_products(state.memory), sides=sides)
+    sums = _sums_by_side(rows, n, box)
+    if memory.wants_brief(rows, n, bounded=not box.is_everything):
+        pairs = state.memory if memory.is_brief(state.memory) else memory.brief(state.memory)
+    elif memory.is_brief(state.memory) or (sums and state.sides is None):
+        pairs = memory.with_all_products(state.memory)
+    else:
+        pairs = state.memory
+    sides = (state.sides or unknown_sides(n, rows // 2, state.x.dtype)) if sums else None
+    return state._replace(memory=pairs, sides=sides)
 
 
 def _sums_by_side(rows: int, n: int, box: Box) -> bool:

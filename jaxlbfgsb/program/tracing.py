@@ -19,7 +19,7 @@ from jaxlbfgsb.program.closures import fingerprint
 from jaxlbfgsb.program.jaxprs import structure
 from jaxlbfgsb.program.recent import Recent, forget_everything
 from jaxlbfgsb.types import PyTree
-from jaxlbfgsb.xla.kernel import fits_one_kernel
+from jaxlbfgsb.xla.fits import fits_one_kernel
 from jaxlbfgsb.xla.varying import vary_over, varying_axes
 
 CACHED = 64

@@ -1,0 +1,285 @@
+"""Loops that LLVM leaves loops, in a kernel on CPU.
+
+XLA writes a loop for each operation on an array, and allows LLVM to unroll the one over the
+last axis only.  From some 16 elements on to some hundred it does so, wholly and before it
+looks for numbers to take together: that takes long to compile, and the program runs slower.
+So here long arrays have one axis more, of length 1, which is the last one.
+
+Sums and other reductions of more than 32 elements XLA breaks into windows of so many, each
+unrolled again; these become a few sums side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from jaxlbfgsb.xla.fits import CALLS, ELEMENTWISE, equations
+
+_Out = TypeVar("_Out")
+_Values = Sequence[Any]
+
+LONG = 16
+"""From so many elements along the last axis on an array is a column."""
+WINDOW = 32
+"""Elements in a window of XLA's for reductions; one of no more has none."""
+
+
+def in_columns(function: Callable[..., _Out]) -> Callable[..., _Out]:
+    """`function`, which computes with pytrees of arrays, with all long arrays as columns."""
+
+    def call(*args: Any) -> _Out:
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+        if not any(map(_is_long_loop, equations(closed.jaxpr))):
+            return function(*args)
+        results = _evaluated(closed, _stored(closed.jaxpr.invars, jax.tree.leaves(args)))
+        plain = map(_plain, closed.jaxpr.outvars, results)
+        return jax.tree.unflatten(jax.tree.structure(shapes), plain)
+
+    return call
+
+
+def _is_long_loop(eqn: Any) -> bool:
+    return eqn.primitive.name in ELEMENTWISE and _is_long(eqn.outvars[0])
+
+
+def _is_long(v: Any) -> bool:
+    return bool(v.aval.ndim) and v.aval.shape[-1] >= LONG
+
+
+def _column(v: Any, value: Any) -> Any:
+    """The value of v with the axis more, unless it is a scalar."""
+    return lax.reshape(value, (*v.aval.shape, 1)) if np.ndim(value) == v.aval.ndim > 0 else value
+
+
+def _plain(v: Any, value: Any) -> Any:
+    return lax.reshape(value, v.aval.shape) if np.ndim(value) > v.aval.ndim else value
+
+
+def _stored(variables: _Values, values: _Values) -> list[Any]:
+    """As they are kept: columns where they are long."""
+    return [
+        (_column if _is_long(v) else _plain)(v, value)
+        for v, value in zip(variables, values, strict=True)
+    ]
+
+
+def _evaluated(closed: ClosedJaxpr, args: _Values) -> list[Any]:
+    """The results of a program, kept as `_stored`, from arguments kept so."""
+    jaxpr: Jaxpr = closed.jaxpr
+    known = dict(zip(jaxpr.constvars, _stored(jaxpr.constvars, closed.consts), strict=True))
+    known.update(zip(jaxpr.invars, args, strict=True))
+
+    def value(v: Any) -> Any:
+        return v.val if isinstance(v, Literal) else known[v]
+
+    for eqn in jaxpr.eqns:
+        results = _results(eqn, [value(v) for v in eqn.invars])
+        known.update(zip(eqn.outvars, _stored(eqn.outvars, results), strict=True))
+    return [value(v) for v in jaxpr.outvars]
+
+
+def _results(eqn: Any, values: list[Any]) -> _Values:
+    """What an equation makes of values that are `_stored`; plain or columns."""
+    name = eqn.primitive.name
+    if name in _COMPOUND:
+        return _COMPOUND[name](eqn, values)
+    if not any(map(_is_long, (*eqn.invars, *eqn.outvars))):
+        return _bound(eqn, values)
+    if _is_reduction_of_many(eqn):
+        return [_side_by_side(eqn, values)]
+    if name in _ALONG:
+        columns = [_column(v, x) for v, x in zip(eqn.invars, values, strict=True)]
+        return _ALONG[name](eqn, columns)
+    return _bound(eqn, [_plain(v, x) for v, x in zip(eqn.invars, values, strict=True)])
+
+
+def _bound(eqn: Any, values: _Values, **changed: Any) -> _Values:
+    results = eqn.primitive.bind(*values, **{**eqn.params, **changed})
+    return results if eqn.primitive.multiple_results else [results]
+
+
+def _is_reduction_of_many(eqn: Any) -> bool:
+    """True of one of a long vector to a scalar, and of a product of two."""
+    shapes = {v.aval.shape for v in eqn.invars}
+    if eqn.primitive.name not in (*_REDUCTIONS, "dot_general") or eqn.outvars[0].aval.ndim:
+        return False
+    return all(len(shape) == 1 and shape[0] >= LONG for shape in shapes)
+
+
+def _side_by_side(eqn: Any, values: _Values) -> Any:
+    """The four quarters of a vector to one, element by element, until one window holds it."""
+    is_product = eqn.primitive.name == "dot_general"
+    column = values[0] * values[1] if is_product else values[0]
+    reduce = _REDUCTIONS["reduce_sum" if is_product else eqn.primitive.name]
+    rest = []
+    while len(column) > WINDOW:
+        quarter = len(column) // 4
+        if len(column) > 4 * quarter:
+            rest.append(column[4 * quarter :])
+        column = reduce(lax.reshape(column[: 4 * quarter], (4, quarter, 1)), (0,))
+        column = lax.optimization_barrier(column)  # else XLA makes one reduction of all
+    if rest:
+        column = lax.concatenate([column, *rest], 0)
+    return reduce(column, (0, 1))
+
+
+_REDUCTIONS: dict[str, Callable[[Any, Sequence[int]], Any]] = {
+    "reduce_sum": lax.reduce_sum,
+    "reduce_max": lax.reduce_max,
+    "reduce_min": lax.reduce_min,
+    "reduce_prod": lax.reduce_prod,
+    "reduce_and": lax.reduce_and,
+    "reduce_or": lax.reduce_or,
+}
+
+
+# Operations along an axis, with the one more.
+
+
+def _reduced(eqn: Any, columns: _Values) -> _Values:
+    axes = eqn.params["axes"]
+    return _bound(eqn, columns, axes=axes if eqn.outvars[0].aval.ndim else (*axes, len(axes)))
+
+
+def _broadcast(eqn: Any, columns: _Values) -> _Values:
+    shape, dimensions = eqn.params["shape"], eqn.params["broadcast_dimensions"]
+    of_one = (len(shape),) if dimensions else ()
+    return [lax.broadcast_in_dim(columns[0], (*shape, 1), (*dimensions, *of_one))]
+
+
+def _sliced(eqn: Any, columns: _Values) -> _Values:
+    strides = eqn.params["strides"]
+    return _bound(
+        eqn,
+        columns,
+        start_indices=(*eqn.params["start_indices"], 0),
+        limit_indices=(*eqn.params["limit_indices"], 1),
+        strides=None if strides is None else (*strides, 1),
+    )
+
+
+def _dynamic_sliced(eqn: Any, columns: _Values) -> _Values:
+    column, *start = columns
+    sizes = (*eqn.params["slice_sizes"], 1)
+    return [lax.dynamic_slice(column, (*start, _zero_of(eqn)), sizes)]
+
+
+def _dynamic_updated(eqn: Any, columns: _Values) -> _Values:
+    column, update, *start = columns
+    return [lax.dynamic_update_slice(column, update, (*start, _zero_of(eqn)))]
+
+
+def _zero_of(eqn: Any) -> Any:
+    return np.zeros((), eqn.invars[-1].aval.dtype)
+
+
+def _reshaped(eqn: Any, columns: _Values) -> _Values:
+    shape = eqn.outvars[0].aval.shape
+    return [lax.reshape(columns[0], (*shape, 1) if shape else ())]
+
+
+def _transposed(eqn: Any, columns: _Values) -> _Values:
+    axes = eqn.params["permutation"]
+    return [lax.transpose(columns[0], (*axes, len(axes)))]
+
+
+def _padded(eqn: Any, columns: _Values) -> _Values:
+    return _bound(eqn, columns, padding_config=(*eqn.params["padding_config"], (0, 0, 0)))
+
+
+def _counted(eqn: Any, columns: _Values) -> _Values:
+    return _bound(eqn, columns, shape=(*eqn.params["shape"], 1))
+
+
+_ALONG: dict[str, Callable[[Any, _Values], _Values]] = {
+    **dict.fromkeys(_REDUCTIONS, _reduced),
+    **dict.fromkeys(("reshape", "squeeze", "expand_dims"), _reshaped),
+    **dict.fromkeys((*ELEMENTWISE, "concatenate", "split", "rev"), _bound),
+    "broadcast_in_dim": _broadcast,
+    "slice": _sliced,
+    "dynamic_slice": _dynamic_sliced,
+    "dynamic_update_slice": _dynamic_updated,
+    "transpose": _transposed,
+    "pad": _padded,
+    "iota": _counted,
+}
+
+
+# Operations that hold programs.
+
+
+def _called(eqn: Any, values: _Values) -> _Values:
+    """In line: nothing in a kernel is differentiated."""
+    program = next(p for p in eqn.params.values() if isinstance(p, Jaxpr | ClosedJaxpr))
+    return _evaluated(
+        program if isinstance(program, ClosedJaxpr) else ClosedJaxpr(program, ()), values
+    )
+
+
+def _branch(eqn: Any, values: _Values) -> _Values:
+    index, *operands = values
+    branches, platforms = eqn.params["branches"], eqn.params.get("branches_platforms")
+    if platforms is not None:
+        of_cpu = next(i for i, names in enumerate(platforms) if names is None or "cpu" in names)
+        return _evaluated(branches[of_cpu], operands)
+    programs = [lambda *operands, of=of: _typed(of, operands) for of in branches]
+    return lax.switch(index, programs, *operands)
+
+
+def _while(eqn: Any, values: _Values) -> _Values:
+    condition, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
+    of_condition, of_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+    first, rest = values[:of_condition], values[of_condition:]
+    second, carry = rest[:of_body], rest[of_body:]
+    return lax.while_loop(
+        lambda carry: _evaluated(condition, [*first, *carry])[0],
+        lambda carry: _typed(body, [*second, *carry]),
+        _arrays(eqn.outvars, carry),
+    )
+
+
+def _scan(eqn: Any, values: _Values) -> _Values:
+    params = eqn.params
+    fixed, carried = params["num_consts"], params["num_carry"]
+    consts, rest = values[:fixed], values[fixed:]
+    carry, over = rest[:carried], rest[carried:]
+
+    def step(carry: Any, over: Any) -> tuple[Any, Any]:
+        results = _typed(params["jaxpr"], [*consts, *carry, *over])
+        return results[:carried], results[carried:]
+
+    # Along the axis that is gone over a vector of scalars is no column.
+    vectors = eqn.invars[fixed + carried :]
+    over = [_plain(v, x) if v.aval.ndim == 1 else x for v, x in zip(vectors, over, strict=True)]
+    carry, results = lax.scan(
+        step,
+        _arrays(eqn.outvars[:carried], carry),
+        over,
+        length=params["length"],
+        reverse=params["reverse"],
+        unroll=params["unroll"],
+    )
+    return [*carry, *results]
+
+
+def _typed(closed: ClosedJaxpr, values: _Values) -> list[Any]:
+    return _arrays(closed.jaxpr.outvars, _evaluated(closed, values))
+
+
+def _arrays(variables: _Values, values: _Values) -> list[Any]:
+    """Literals among the values get their types."""
+    return [jax.numpy.asarray(x, v.aval.dtype) for v, x in zip(variables, values, strict=True)]
+
+
+_COMPOUND: dict[str, Callable[[Any, _Values], _Values]] = {
+    **dict.fromkeys(CALLS, _called),
+    "cond": _branch,
+    "while": _while,
+    "scan": _scan,
+}
