@@ -3,8 +3,8 @@
 From JAX's profiler on whole solves of the bounded Rosenbrock sum: the time of each kernel of XLA
 goes to the part of the solver whose line of Python it was made of, microseconds an evaluation.
 The profiler adds to each kernel, so the parts sum to more than the time of a run without it,
-which is the column "whole".  Up to `2 m` variables a solve is one kernel; there the parts are
-timed by themselves instead, many times over in a loop, each with the history of a full memory.
+which is the column "whole".  Where a solve is one kernel the parts are timed by themselves
+instead, many times over in a loop, each with the history of a full memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from jaxlbfgsb.method import box, core, direction, memory, model, state
 from jaxlbfgsb.method.cauchy import generalized_cauchy_point
 from jaxlbfgsb.method.subspace import subspace_minimizer
 from jaxlbfgsb.options import checked_options
-from jaxlbfgsb.xla.kernel import one_kernel
+from jaxlbfgsb.xla.kernel import one_kernel, step_is_one_kernel
 
 SIZES = (2, 20, 10_000, 1_000_000)
 LIMITS = Limits(maxiter=30)
@@ -58,7 +58,7 @@ def main(*sizes: str) -> None:
     jax.config.update("jax_enable_x64", True)
     rows = []
     for n in map(int, sizes or map(str, SIZES)):
-        in_one = memory.wants_brief(2 * LIMITS.m, n, bounded=True)
+        in_one = step_is_one_kernel(2 * LIMITS.m, n)
         rows.append({"n": n} | (parts_in_a_loop(n) if in_one else profiled(n)))
     columns = ["n", "whole", *dict.fromkeys([*PARTS.values(), "other"])]
     show(Console(), "microseconds an evaluation", columns, rows, {})
@@ -138,7 +138,8 @@ def parts_in_a_loop(n: int) -> dict[str, float]:
     """The time of each part by itself, one kernel around a loop."""
     rng = np.random.default_rng(0)
     root = rng.normal(size=(n, n))
-    pairs = memory.empty(n, LIMITS.m, np.dtype(float), brief=True)
+    brief = memory.wants_brief(2 * LIMITS.m, n, bounded=True)
+    pairs = memory.empty(n, LIMITS.m, np.dtype(float), brief)
     for _ in range(LIMITS.m + 3):
         s = rng.normal(size=n)
         y = root.T @ (root @ s) + s
@@ -146,7 +147,7 @@ def parts_in_a_loop(n: int) -> dict[str, float]:
         pairs = memory.update(pairs, *given, jnp.asarray(True))
     x, g = jnp.asarray(rng.uniform(size=n)), jnp.asarray(rng.normal(size=n))
     unit = box.Box(jnp.zeros(n), jnp.ones(n))
-    B = model.dense(pairs)
+    B = model.model(pairs)
     cauchy = generalized_cauchy_point(x, g, unit, B)
     options = checked_options(np.dtype(float), None, None, 0.0, 15000, 15000, 20)
     run = state.init(x, unit, LIMITS.m)._replace(
@@ -161,7 +162,13 @@ def parts_in_a_loop(n: int) -> dict[str, float]:
         return core._turn(taken._replace(turns=stored.turns), end, unit).search
 
     def subspace(g: jax.Array) -> Any:  # a matrix that changes, or its factor is made once
-        return subspace_minimizer(x, g, unit, B._replace(matrix=B.matrix * (1 + g[0])), cauchy)
+        numbers = "matrix" if isinstance(B, model.Dense) else "scale"
+        changed = B._replace(**{numbers: getattr(B, numbers) * (1 + g[0])})
+        return subspace_minimizer(x, g, unit, changed, cauchy)
+
+    def renewed(g: jax.Array) -> model.Model:
+        rows, products = (part * (1 + g[0]) for part in (pairs.pairs, pairs.products))
+        return model.model(pairs._replace(pairs=rows, products=products))
 
     fun = functions.rosenbrock(n).fun
     times = {
@@ -169,9 +176,7 @@ def parts_in_a_loop(n: int) -> dict[str, float]:
         "update": _in_a_loop(lambda g: memory.update(pairs, x, g, x @ x, g[0] < 1), g),
         "Cauchy point": _in_a_loop(lambda g: generalized_cauchy_point(x, g, unit, B), g),
         "subspace": _in_a_loop(subspace, g),
-        "model": _in_a_loop(
-            lambda g: model.dense(pairs._replace(pairs=pairs.pairs * (1 + g[0]))).matrix, g
-        ),
+        "model": _in_a_loop(renewed, g),
         "line search and tests": _in_a_loop(judge, g),
     }
     return {"whole": whole(solver(n)[0])[0]} | times

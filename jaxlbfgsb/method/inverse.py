@@ -47,7 +47,7 @@ def _two_loops(memory: Memory, v: Vector) -> Vector:
         alpha = lax.dynamic_index_in_dim(alphas, place, keepdims=False)
         return r + (alpha - dot(y, r) / sy) * s
 
-    start = (v, jnp.zeros(m, v.dtype))
+    start = (v, jnp.zeros_like(memory.products[0, :m]))
     q, alphas = repeated(memory.count, m, newest_to_oldest, start)
     return repeated(memory.count, m, oldest_to_newest, q / memory.theta)
 
