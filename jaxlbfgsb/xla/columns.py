@@ -245,8 +245,10 @@ def _while(eqn: Any, values: _Values) -> _Values:
 
 
 def _scan(eqn: Any, values: _Values) -> _Values:
-    params = eqn.params
-    fixed, carried = params["num_consts"], params["num_carry"]
+    params, inner = eqn.params, eqn.params["jaxpr"].jaxpr
+    # What is gone over has one axis more outside.
+    carried = sum(map(_has_same_axes, eqn.outvars, inner.outvars))
+    fixed = sum(map(_has_same_axes, eqn.invars, inner.invars)) - carried
     consts, rest = values[:fixed], values[fixed:]
     carry, over = rest[:carried], rest[carried:]
 
@@ -266,6 +268,10 @@ def _scan(eqn: Any, values: _Values) -> _Values:
         unroll=params["unroll"],
     )
     return [*carry, *results]
+
+
+def _has_same_axes(v: Any, other: Any) -> bool:
+    return bool(v.aval.ndim == other.aval.ndim)
 
 
 def _typed(closed: ClosedJaxpr, values: _Values) -> list[Any]:
