@@ -46,6 +46,7 @@ def reductions(x):
         *(f(~inside) for f in (jnp.all, jnp.any)),
         *(jnp.all(inside.at[-1].set(False)), jnp.any((~inside).at[-1].set(True))),
         *(x @ x, x @ x[::-1], jnp.linalg.norm(x)),
+        jnp.dot(x, x, preferred_element_type=np.float64),
         *(f(x.at[i].set(jnp.nan)) for f in (jnp.max, jnp.min, jnp.sum) for i in (0, -1)),
         *(f(x.at[i].set(v)) for f, v in ((jnp.max, 9.0), (jnp.min, -9.0)) for i in (0, 7, -1)),
     ]

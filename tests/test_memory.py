@@ -9,8 +9,10 @@ import numpy as np
 import oracles
 import pytest
 
-from jaxlbfgsb.method import memory
-from jaxlbfgsb.method.inverse import InverseHessian, inverse_times
+from jaxlbfgsb.method import inverse, memory
+from jaxlbfgsb.method.box import Box
+from jaxlbfgsb.method.inverse import InverseHessian
+from jaxlbfgsb.method.state import init, suited_to
 
 N = 12
 
@@ -89,7 +91,7 @@ def test_what_the_inverse_needs_of_the_products(m, dtype):
     """The rest is missing, and can be had later."""
     rng = np.random.default_rng(48 + m)
     for_inverse = jax.jit(functools.partial(memory.update, only_with_y=True))
-    times = jax.jit(inverse_times)
+    times = jax.jit(inverse._compact_inverse_times)
     pairs = histories.rounded(oracles.random_pairs(rng, N, 2 * m + 1), dtype)
     kept = part = histories.empty(N, m, np.dtype(dtype))
     for s, y in pairs:
@@ -115,7 +117,7 @@ def test_what_the_inverse_needs_of_the_products(m, dtype):
 def test_what_few_variables_need_of_the_products(m, dtype):
     """``s'y`` and ``y'y``: B, H and its diagonal are those of a memory with all of them."""
     rng = np.random.default_rng(49 + m)
-    inverse = jax.jit(lambda k: (InverseHessian(k).todense(), InverseHessian(k).diagonal()))
+    of_inverse = jax.jit(lambda k: (InverseHessian(k).todense(), InverseHessian(k).diagonal()))
     kept = histories.empty(N, m, np.dtype(dtype))
     part = memory.empty(N, m, np.dtype(dtype), brief=True)
     for s, y in histories.rounded(oracles.random_pairs(rng, N, m + 3), dtype):
@@ -127,9 +129,51 @@ def test_what_few_variables_need_of_the_products(m, dtype):
         )
         np.testing.assert_allclose(part.theta, kept.theta, rtol=close(dtype, 1))
         np.testing.assert_allclose(everything.products, kept.products, atol=close(dtype, 30))
-        of_part, of_all = ((histories.FORMS["dense"](k).matrix, *inverse(k)) for k in (part, kept))
+        of_part, of_all = (
+            (histories.FORMS["dense"](k).matrix, *of_inverse(k)) for k in (part, kept)
+        )
         for got, expected in zip(of_part, of_all, strict=True):
             np.testing.assert_allclose(got, expected, atol=close(dtype, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("form", [inverse._two_loops, inverse._compact_inverse_times])
+@pytest.mark.parametrize("m", [1, 2, 5, N])
+def test_H_is_the_inverse_of_bfgs_at_every_offset_of_the_ring(m, form, dtype):
+    rng = np.random.default_rng(60 + m)
+    pairs = histories.rounded(oracles.random_pairs(rng, N, 2 * m + 1), dtype)
+    times = jax.jit(jax.vmap(form, in_axes=(None, 1), out_axes=1))
+    for stored in range(2 * m + 2):
+        kept = histories.memory_of(pairs[:stored], N, m, dtype)
+        expected = np.linalg.inv(oracles.bfgs_matrix(pairs[:stored][-m:], N))
+        got = times(kept, jnp.eye(N, dtype=dtype))
+        np.testing.assert_allclose(got, expected, atol=close(dtype, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("n", [N, 100, 300, 500])
+def test_a_memory_suits_the_box_where_bounds_come_and_go(n):
+    """With 10 pairs: brief in any box, without bounds (twice: a kernel with them, none), never."""
+    m = 10
+    rng = np.random.default_rng(n)
+    pairs = [tuple(map(jnp.asarray, pair)) for pair in oracles.random_pairs(rng, n, m + 3)]
+    free, bounded = Box(None, None), Box(jnp.full(n, -1.0), jnp.full(n, 1.0))
+
+    def run_in(box):
+        update = jax.jit(functools.partial(memory.update, only_with_y=box.is_everything))
+        run = init(jnp.zeros(n), box, m)
+        for s, y in pairs:
+            kept = update(run.memory, s, y, s @ y, jnp.asarray(True))
+            run = run._replace(memory=kept)
+        return run
+
+    assert memory.is_brief(run_in(free).memory) == (n < 500)
+    assert memory.is_brief(run_in(bounded).memory) == (n == N)
+    for before, after in ((free, bounded), (bounded, free), (free, free), (bounded, bounded)):
+        got, expected = suited_to(run_in(before), after), run_in(after)
+        assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, expected)
+        if after is bounded or memory.is_brief(expected.memory):
+            np.testing.assert_allclose(got.memory.products, expected.memory.products, atol=1e-9)
+        times = (inverse.inverse_times(run.memory, jnp.ones(n)) for run in (got, expected))
+        np.testing.assert_allclose(*times, rtol=1e-9, atol=1e-9)
 
 
 def test_ages_count_back_from_the_newest_pair():

@@ -18,7 +18,7 @@ from jax import lax
 from jaxlbfgsb.method.memory import Memory, ages, dot, is_brief, pair_at, with_all_products
 from jaxlbfgsb.types import Ages, Coefficients, Integer, MiddleMatrix, Scalar, Vector
 from jaxlbfgsb.xla import small
-from jaxlbfgsb.xla.kernel import repeated, small_kernel, step_is_one_kernel
+from jaxlbfgsb.xla.kernel import one_kernel, repeated, step_is_one_kernel
 
 
 def inverse_times(memory: Memory, v: Vector) -> Vector:
@@ -55,8 +55,8 @@ def _two_loops(memory: Memory, v: Vector) -> Vector:
 def _compact_inverse_times(memory: Memory, v: Vector) -> Vector:
     """Two passes over the history."""
     with_v = dot(memory.pairs, v)
-    small_part = small_kernel(_coefficients, *memory.pairs.shape)
-    c = small_part(memory.products, memory.theta, memory.place, memory.count, with_v)
+    numbers = memory.products, memory.theta, memory.place, memory.count, with_v
+    c = one_kernel(_coefficients)(*numbers)
     return v / memory.theta + dot(c, memory.pairs)
 
 

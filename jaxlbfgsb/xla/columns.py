@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
@@ -105,11 +106,11 @@ def _bound(eqn: Any, values: _Values, **changed: Any) -> _Values:
 
 
 def _is_reduction_of_many(eqn: Any) -> bool:
-    """True of one of a long vector to a scalar, and of a product of two."""
-    shapes = {v.aval.shape for v in eqn.invars}
+    """True of one of a long vector to a scalar, and of a product of two, all of one dtype."""
     if eqn.primitive.name not in (*_REDUCTIONS, "dot_general") or eqn.outvars[0].aval.ndim:
         return False
-    return all(len(shape) == 1 and shape[0] >= LONG for shape in shapes)
+    dtypes = {v.aval.dtype for v in (*eqn.invars, *eqn.outvars)}
+    return len(dtypes) == 1 and all(v.aval.ndim == 1 and _is_long(v) for v in eqn.invars)
 
 
 def _side_by_side(eqn: Any, values: _Values) -> Any:
@@ -280,7 +281,7 @@ def _typed(closed: ClosedJaxpr, values: _Values) -> list[Any]:
 
 def _arrays(variables: _Values, values: _Values) -> list[Any]:
     """Literals among the values get their types."""
-    return [jax.numpy.asarray(x, v.aval.dtype) for v, x in zip(variables, values, strict=True)]
+    return [jnp.asarray(x, v.aval.dtype) for v, x in zip(variables, values, strict=True)]
 
 
 _COMPOUND: dict[str, Callable[[Any, _Values], _Values]] = {

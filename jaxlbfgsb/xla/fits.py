@@ -40,6 +40,7 @@ def fits_one_kernel(closed: ClosedJaxpr) -> bool:
 
 
 def equations(jaxpr: Jaxpr) -> Iterator[Any]:
+    """Each equation, and those of the programs that it holds."""
     for eqn in jaxpr.eqns:
         yield eqn
         for param in jax.tree.leaves(

@@ -47,6 +47,8 @@ UNROLLED = 10
 def one_kernel(function: Callable[..., _Out], large: int = 0) -> Callable[..., _Out]:
     """`function`, compiled into one kernel on CPU and as it stands elsewhere, or under `vmap`.
 
+    In the kernel long arrays are columns (see `columns.py`).
+
     It takes and returns pytrees of arrays.  The first `large` arguments are arrays that are not
     copied; each must be used, whatever XLA simplifies.
     """
