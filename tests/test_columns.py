@@ -25,9 +25,15 @@ def mixed(x, A, k):
     _, looped = lax.while_loop(
         lambda c: c[0] < k, lambda c: (c[0] + 1, jnp.cos(c[1]) * jnp.max(c[1])), (0, y)
     )
+    written = lax.fori_loop(
+        0, k, lambda i, c: (lax.dynamic_update_slice(c[0], y[None], (i, 0)), 2 * c[1]), (A, B)
+    )
+    in_turn = lax.fori_loop(0, k, lambda i, c: (c[1], c[0].at[:, i].set(i)), (A, B))
+    either = lax.cond(k > 1, lambda: 3 * A, lambda: A)
     branched = lax.cond(k > 1, lambda v: v - jnp.mean(v), lambda v: v[::-1], y)
     switched = lax.switch(k, [jnp.sin, jnp.cos, lambda v: jnp.ones_like(v)], y)
     return [
+        *(written, in_turn, either, jnp.zeros_like(A)),
         *(short, y, B, row, total, steps, swapped, rows, outer, looped, branched, switched),
         *(jnp.concatenate([x, short]), jnp.pad(x, (1, 2)), jnp.stack([x, y], axis=1), jnp.flip(y)),
         *(A.T, A.reshape(-1)[1:-1:2], A[:, 1:-1], x[None], jnp.squeeze(x[None]), B @ x, x @ B.T),
@@ -82,6 +88,20 @@ def test_which_arrays_are_columns():
     assert (LONG, 1) in shapes_in(in_columns(function), long)
     assert (LONG,) not in shapes_in(in_columns(function), long) - {long.shape}
     assert shapes_in(in_columns(function), short) == shapes_in(function, short)
+
+
+def test_a_matrix_of_rows_that_are_written_and_multiplied_is_none():
+    def function(rows, v):
+        def write(i, rows):
+            row = jnp.sin((rows @ v) @ rows)
+            return lax.dynamic_update_index_in_dim(rows, row, i, 0)
+
+        return lax.fori_loop(0, 3, write, rows)
+
+    rows, v = jnp.ones((4, LONG)), jnp.ones(LONG)
+    shapes = shapes_in(in_columns(function), rows, v)
+    assert (4, LONG, 1) not in shapes
+    assert (LONG, 1) in shapes
 
 
 def test_no_reduction_is_left_to_windows():

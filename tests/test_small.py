@@ -42,3 +42,12 @@ def test_cholesky_of_a_matrix_that_is_not_positive_definite(way, dtype):
     R, half = jax.jit(way)(A, jnp.ones((4, 1), dtype))
     assert np.isnan(np.asarray(R)).any()
     assert np.isnan(np.asarray(half)).any()
+
+
+@pytest.mark.parametrize("terms", [1, 10, *range(small.MANY_TERMS - 1, small.MANY_TERMS + 5), 101])
+def test_product(terms, dtype):
+    rng = np.random.default_rng(terms)
+    A, B = rng.normal(size=(6, terms)).astype(dtype), rng.normal(size=(terms, 4)).astype(dtype)
+    got = np.asarray(jax.jit(small.product)(A, B))
+    assert got.dtype == dtype
+    np.testing.assert_allclose(got, A.astype(float) @ B, atol=error(dtype) * terms)

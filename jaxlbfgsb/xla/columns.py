@@ -63,9 +63,13 @@ def _plain(v: Any, value: Any) -> Any:
 
 
 def _stored(variables: _Values, values: _Values) -> list[Any]:
-    """As they are kept: columns where they are long."""
+    """As they are kept: long vectors as columns, and long matrices as they come.
+
+    A matrix is made by an operation on its elements, which are a column then, or it is a
+    history, of which rows are written and multiplied: as a column it would be copied for both.
+    """
     return [
-        (_column if _is_long(v) else _plain)(v, value)
+        value if v.aval.ndim > 1 and _is_long(v) else (_column if _is_long(v) else _plain)(v, value)
         for v, value in zip(variables, values, strict=True)
     ]
 
@@ -94,6 +98,8 @@ def _results(eqn: Any, values: list[Any]) -> _Values:
         return _bound(eqn, values)
     if _is_reduction_of_many(eqn):
         return [_side_by_side(eqn, values)]
+    if name in _IN_PLACE and np.ndim(values[0]) == eqn.invars[0].aval.ndim > 1:
+        return _bound(eqn, list(map(_plain, eqn.invars, values)))
     if name in _ALONG:
         columns = [_column(v, x) for v, x in zip(eqn.invars, values, strict=True)]
         return _ALONG[name](eqn, columns)
@@ -150,6 +156,8 @@ def _reduced(eqn: Any, columns: _Values) -> _Values:
 
 def _broadcast(eqn: Any, columns: _Values) -> _Values:
     shape, dimensions = eqn.params["shape"], eqn.params["broadcast_dimensions"]
+    if not dimensions and len(shape) > 1:
+        return _bound(eqn, columns)
     of_one = (len(shape),) if dimensions else ()
     return [lax.broadcast_in_dim(columns[0], (*shape, 1), (*dimensions, *of_one))]
 
@@ -198,14 +206,18 @@ def _counted(eqn: Any, columns: _Values) -> _Values:
     return _bound(eqn, columns, shape=(*eqn.params["shape"], 1))
 
 
+_IN_PLACE: dict[str, Callable[[Any, _Values], _Values]] = {
+    "dynamic_slice": _dynamic_sliced,
+    "dynamic_update_slice": _dynamic_updated,
+}
+
 _ALONG: dict[str, Callable[[Any, _Values], _Values]] = {
     **dict.fromkeys(_REDUCTIONS, _reduced),
     **dict.fromkeys(("reshape", "squeeze", "expand_dims"), _reshaped),
     **dict.fromkeys((*ELEMENTWISE, "concatenate", "split", "rev"), _bound),
     "broadcast_in_dim": _broadcast,
     "slice": _sliced,
-    "dynamic_slice": _dynamic_sliced,
-    "dynamic_update_slice": _dynamic_updated,
+    **_IN_PLACE,
     "transpose": _transposed,
     "pad": _padded,
     "iota": _counted,
@@ -240,7 +252,7 @@ def _while(eqn: Any, values: _Values) -> _Values:
     second, carry = rest[:of_body], rest[of_body:]
     return lax.while_loop(
         lambda carry: _evaluated(condition, [*first, *carry])[0],
-        lambda carry: _typed(body, [*second, *carry]),
+        lambda carry: _in_the_form_of(carry, eqn.outvars, _typed(body, [*second, *carry])),
         _arrays(eqn.outvars, carry),
     )
 
@@ -255,7 +267,8 @@ def _scan(eqn: Any, values: _Values) -> _Values:
 
     def step(carry: Any, over: Any) -> tuple[Any, Any]:
         results = _typed(params["jaxpr"], [*consts, *carry, *over])
-        return results[:carried], results[carried:]
+        kept = _in_the_form_of(carry, inner.outvars[:carried], results[:carried])
+        return kept, results[carried:]
 
     # Along the axis that is gone over a vector of scalars is no column.
     vectors = eqn.invars[fixed + carried :]
@@ -271,12 +284,25 @@ def _scan(eqn: Any, values: _Values) -> _Values:
     return [*carry, *results]
 
 
+def _in_the_form_of(carry: _Values, variables: _Values, values: _Values) -> list[Any]:
+    """What a loop carries has one form, that of the start."""
+    return [
+        (_column if np.ndim(before) > v.aval.ndim else _plain)(v, value)
+        for before, v, value in zip(carry, variables, values, strict=True)
+    ]
+
+
 def _has_same_axes(v: Any, other: Any) -> bool:
     return bool(v.aval.ndim == other.aval.ndim)
 
 
 def _typed(closed: ClosedJaxpr, values: _Values) -> list[Any]:
-    return _arrays(closed.jaxpr.outvars, _evaluated(closed, values))
+    """The results in forms that are known from their shapes."""
+    variables, results = closed.jaxpr.outvars, _evaluated(closed, values)
+    plain = [
+        _plain(v, x) if v.aval.ndim > 1 else x for v, x in zip(variables, results, strict=True)
+    ]
+    return _arrays(variables, plain)
 
 
 def _arrays(variables: _Values, values: _Values) -> list[Any]:

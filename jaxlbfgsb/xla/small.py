@@ -8,6 +8,7 @@ where a call costs many launches, the loops are unrolled.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -20,6 +21,10 @@ from jaxlbfgsb.xla.kernel import UNROLLED
 from jaxlbfgsb.xla.platform import by_platform
 
 _Out = TypeVar("_Out")
+
+MANY_TERMS = 32
+FEW_TERMS = 4
+"""Added at once where there are many: to load and store the sum takes as long as to multiply."""
 
 
 def product(A: AnyMatrix, B: AnyMatrix) -> AnyMatrix:
@@ -69,12 +74,22 @@ def _column(A: jax.Array, j: jax.Array) -> jax.Array:
 
 
 def _product_by_terms(A: jax.Array, B: jax.Array) -> jax.Array:
-    """The sum of the outer products of the columns of A and the rows of B."""
+    """The sum of the outer products of the columns of A and the rows of B, a few at a time."""
+    n = A.shape[1]
+    few = FEW_TERMS if n >= MANY_TERMS else 1
+    rest = (n - 1) % few + 1
+
+    def terms(start: jax.Array | int, count: int) -> jax.Array:
+        columns = lax.dynamic_slice_in_dim(A, start, count, axis=1)
+        rows = lax.dynamic_slice_in_dim(B, start, count, axis=0)
+        return functools.reduce(
+            operator.add, (columns[:, k, None] * rows[k, None, :] for k in range(count))
+        )
 
     def add(k: jax.Array, total: jax.Array) -> jax.Array:
-        return total + _column(A, k)[:, None] * _at(B, k)[None, :]
+        return total + terms(rest + few * k, few)
 
-    return lax.fori_loop(1, A.shape[1], add, A[:, :1] * B[:1, :])
+    return lax.fori_loop(0, (n - rest) // few, add, terms(0, rest))
 
 
 def _cholesky_by_rows(
