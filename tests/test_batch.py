@@ -71,8 +71,11 @@ def test_vmap_is_the_same(lanes):
 
 
 @pytest.mark.usefixtures("as_on_an_accelerator")
-@pytest.mark.parametrize("many", [LANES, LANES + 1], ids=["the last by themselves", "together"])
-@pytest.mark.parametrize("shared", [True, False], ids=["one box", "boxes"])
+@pytest.mark.parametrize(
+    ("shared", "many"),
+    [(True, LANES), (False, LANES + 1)],
+    ids=["one box, the last by themselves", "boxes, together"],
+)
 def test_lanes_in_step_as_on_an_accelerator(lanes, shared, many, monkeypatch):
     x0, a, (lower, upper) = lanes
     if shared:
