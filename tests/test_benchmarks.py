@@ -211,7 +211,7 @@ def test_features_are_probed():
     assert features.cell(features.in_jit, ours._replace(solve=None)) == "no"
 
 
-@pytest.mark.parametrize("n", [3, 300])
+@pytest.mark.parametrize("n", [3, 600])
 def test_budget_of_an_iteration(n, capsys):
     """Each part of the solver is found, in the one kernel of a small solve and among many."""
     budget.main(str(n))

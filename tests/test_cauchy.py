@@ -17,7 +17,7 @@ find = jax.jit(generalized_cauchy_point)
 find_all = jax.jit(jax.vmap(generalized_cauchy_point))
 
 
-M = 10
+M = 16
 LARGE = 6 * CHUNK + WALKED + 2
 SOME = FEW_PRODUCTS // (2 * M) ** 2 + 1
 MANY = SOME_VARIABLES + 1

@@ -30,7 +30,7 @@ def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-MANY = 300
+MANY = 600
 BOUNDED = (-1.0, 0.5)
 WEIGHTS = np.geomspace(1, 30, MANY)
 

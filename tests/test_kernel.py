@@ -9,7 +9,7 @@ from jax.scipy import special
 
 from jaxlbfgsb import minimize
 from jaxlbfgsb.xla.fits import LARGEST_ARRAY, fits_one_kernel
-from jaxlbfgsb.xla.kernel import MANY_VARIABLES, SHORT_HISTORY, SOME_VARIABLES, one_kernel
+from jaxlbfgsb.xla.kernel import AS_MANY_ROWS, MANY_VARIABLES, SHORT_HISTORY, one_kernel
 from jaxlbfgsb.xla.lanes import lane_by_lane
 from jaxlbfgsb.xla.packing import Packing
 
@@ -244,9 +244,9 @@ def test_packing_loses_no_bit(scalars_only, dtype):
         np.testing.assert_array_equal(back[name], leaf)
 
 
-@pytest.mark.parametrize(("n", "maxcor"), [(80, 50), (SOME_VARIABLES + 4, 140)])
+@pytest.mark.parametrize(("n", "maxcor"), [(80, 50), (AS_MANY_ROWS + 4, 140)])
 def test_more_history_than_variables(n, maxcor):
-    """Up to `SOME_VARIABLES` one kernel, with more the compact form: no sort inside a kernel."""
+    """Up to `AS_MANY_ROWS` one kernel, with more the compact form."""
 
     def fun(x):
         return jnp.sum((1 + jnp.arange(n) % 7) * (x - jnp.cos(jnp.arange(n))) ** 4)

@@ -149,9 +149,9 @@ def test_H_is_the_inverse_of_bfgs_at_every_offset_of_the_ring(m, form, dtype):
         np.testing.assert_allclose(got, expected, atol=close(dtype, np.abs(expected).max()))
 
 
-@pytest.mark.parametrize("n", [N, 100, 300, 500])
+@pytest.mark.parametrize("n", [N, 100, 600])
 def test_a_memory_suits_the_box_where_bounds_come_and_go(n):
-    """With 10 pairs: brief in any box, without bounds (twice: a kernel with them, none), never."""
+    """With 10 pairs: brief in any box, without bounds, never."""
     m = 10
     rng = np.random.default_rng(n)
     pairs = [tuple(map(jnp.asarray, pair)) for pair in oracles.random_pairs(rng, n, m + 3)]
@@ -165,7 +165,7 @@ def test_a_memory_suits_the_box_where_bounds_come_and_go(n):
             run = run._replace(memory=kept)
         return run
 
-    assert memory.is_brief(run_in(free).memory) == (n < 500)
+    assert memory.is_brief(run_in(free).memory) == (n < 600)
     assert memory.is_brief(run_in(bounded).memory) == (n == N)
     for before, after in ((free, bounded), (bounded, free), (free, free), (bounded, bounded)):
         got, expected = suited_to(run_in(before), after), run_in(after)

@@ -240,7 +240,7 @@ class TestTransformations:
         _, xs = jax.lax.scan(body, jnp.zeros(3), targets)
         np.testing.assert_allclose(xs, np.clip(targets, -1, 1), atol=1e-5)
 
-    @pytest.mark.parametrize("n", [2, 300])
+    @pytest.mark.parametrize("n", [2, 600])
     def test_shard_map(self, n):
         mesh = Mesh(np.array(jax.devices()[:1]), ("i",))
         spec = PartitionSpec("i")
@@ -306,7 +306,7 @@ def loss_with_global(x):
 @pytest.mark.usefixtures("as_on_an_accelerator")
 @pytest.mark.parametrize(
     ("n", "bounds", "by_lanes"),
-    [(2, None, True), (30, (-2.0, 0.7), True), (300, (-2.0, 0.7), False)],
+    [(2, None, True), (30, (-2.0, 0.7), True), (600, (-2.0, 0.7), False)],
 )
 def test_what_an_accelerator_runs_solves_as_well(n, bounds, by_lanes, dtype):
     x0 = np.resize(START.astype(dtype), n)

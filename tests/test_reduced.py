@@ -66,7 +66,7 @@ def assert_sums(got, kept, free, dtype):
     assert got.dtype == dtype
 
 
-@pytest.mark.parametrize("n", [6, 300, 4400])
+@pytest.mark.parametrize("n", [6, 600, 4400])
 def test_products_over_each_side(n, dtype):
     rng = np.random.default_rng(n)
     for stored in (1, 3, 4):
@@ -124,7 +124,7 @@ def test_what_is_carried_on_and_what_is_summed_anew(change, stale, is_carried, d
 
 
 def test_nothing_is_summed_where_all_are_free(dtype):
-    n, m = 300, 3
+    n, m = 600, 3
     rng = np.random.default_rng(1)
     kept = histories.memory_of(oracles.random_pairs(rng, n, 4), n, m, dtype)
     altered = kept._replace(pairs=jnp.full_like(kept.pairs, np.nan))

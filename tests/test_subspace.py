@@ -145,7 +145,7 @@ def test_on_the_path_in_many_variables(stored, share, dtype):
     kept = histories.memory_of(pairs, n, m, dtype)
     B = histories.compact(kept)
     x, g = rng.normal(size=(2, n)).astype(dtype)
-    width = np.where(rng.random(n) < share, 100, 1e-3).astype(dtype)
+    width = np.where(rng.random(n) < share, 100, 1e-5).astype(dtype)
     box = Box(jnp.asarray(x - width), jnp.asarray(x + width))
     cauchy = jax.jit(generalized_cauchy_point)(jnp.asarray(x), jnp.asarray(g), box, B)
     sides = jax.jit(sides_of)(kept, cauchy.free, unknown_sides(n, m, np.dtype(dtype)))

@@ -38,6 +38,10 @@ _Pair: TypeAlias = tuple[Vector, Scalar, Vector, Scalar]
 """d and the step that make s, then y and ``s'y``: s itself is made only where it is stored."""
 
 
+SMALL_MATRIX = 40
+"""Rows of a B that stays in the fastest cache while it is updated and factorised."""
+
+
 class Memory(NamedTuple):
     """Up to ``m`` correction pairs, with their inner products."""
 
@@ -75,7 +79,8 @@ def wants_brief(rows: int, n: int, *, bounded: bool) -> bool:
 
     Without bounds that is ``H`` times a vector; with bounds it is B itself, in few variables.
     """
-    return step_is_one_kernel(rows, n, bounded=bounded) and (n <= 2 * rows or not bounded)
+    is_small = n <= max(rows, min(2 * rows, SMALL_MATRIX))
+    return step_is_one_kernel(rows, n, bounded=bounded) and (is_small or not bounded)
 
 
 def brief(memory: Memory) -> Memory:

@@ -31,11 +31,13 @@ _Out = TypeVar("_Out")
 
 FEW_VARIABLES = 64
 """Up to so many the whole step is one kernel, on one core; with more, XLA's products."""
-SOME_VARIABLES = 256
-"""Up to so many a loop over them is a kernel, and with as much history the whole step is."""
-FEW_PRODUCTS = 80_000
-"""So it is where the products of all rows of the history take no more multiplications."""
-SHORT_HISTORY = 8192
+SOME_VARIABLES = 500
+"""Up to so many a loop over them is a kernel."""
+FEW_PRODUCTS = 220_000
+"""So is the whole step where the products of all rows of the history take no more of them."""
+AS_MANY_ROWS = 256
+"""And where the history has as many rows as there are variables, up to so many."""
+SHORT_HISTORY = 10_000
 """And without bounds, where those products are not needed, up to so many numbers in it."""
 MANY_VARIABLES = 1 << 16
 """With more, kernels take long enough to share them out among cores."""
@@ -98,7 +100,7 @@ def _split(numbers: jax.Array, packing: Packing[Any]) -> Packed:
 
 def step_is_one_kernel(rows: int, n: int, *, bounded: bool = True) -> bool:
     """True where n variables and `rows` rows of history are few enough for one core."""
-    if n <= FEW_VARIABLES or n <= min(rows, SOME_VARIABLES):
+    if n <= FEW_VARIABLES or n <= min(rows, AS_MANY_ROWS):
         return True
     if bounded:
         return n <= SOME_VARIABLES and rows * rows * n <= FEW_PRODUCTS
