@@ -149,10 +149,9 @@ def test_H_is_the_inverse_of_bfgs_at_every_offset_of_the_ring(m, form, dtype):
         np.testing.assert_allclose(got, expected, atol=close(dtype, np.abs(expected).max()))
 
 
-@pytest.mark.parametrize("n", [N, 100, 600])
-def test_a_memory_suits_the_box_where_bounds_come_and_go(n):
-    """With 10 pairs: brief in any box, without bounds, never."""
-    m = 10
+@pytest.mark.parametrize(("n", "m"), [(N, 10), (100, 10), (200, 20), (600, 10)])
+def test_a_memory_suits_the_box_where_bounds_come_and_go(n, m):
+    """Brief in any box; without bounds (twice: a kernel with them, none); never."""
     rng = np.random.default_rng(n)
     pairs = [tuple(map(jnp.asarray, pair)) for pair in oracles.random_pairs(rng, n, m + 3)]
     free, bounded = Box(None, None), Box(jnp.full(n, -1.0), jnp.full(n, 1.0))

@@ -68,10 +68,13 @@ def _stored(variables: _Values, values: _Values) -> list[Any]:
     A matrix is made by an operation on its elements, which are a column then, or it is a
     history, of which rows are written and multiplied: as a column it would be copied for both.
     """
-    return [
-        value if v.aval.ndim > 1 and _is_long(v) else (_column if _is_long(v) else _plain)(v, value)
-        for v, value in zip(variables, values, strict=True)
-    ]
+
+    def stored(v: Any, value: Any) -> Any:
+        if not _is_long(v):
+            return _plain(v, value)
+        return _column(v, value) if v.aval.ndim == 1 else value
+
+    return list(map(stored, variables, values))
 
 
 def _evaluated(closed: ClosedJaxpr, args: _Values) -> list[Any]:
@@ -98,9 +101,8 @@ def _results(eqn: Any, values: list[Any]) -> _Values:
         return _bound(eqn, values)
     if _is_reduction_of_many(eqn):
         return [_side_by_side(eqn, values)]
-    if name in _IN_PLACE and np.ndim(values[0]) == eqn.invars[0].aval.ndim > 1:
-        return _bound(eqn, list(map(_plain, eqn.invars, values)))
-    if name in _ALONG:
+    is_of_history = name in _OF_ROWS and np.ndim(values[0]) == eqn.invars[0].aval.ndim > 1
+    if name in _ALONG and not is_of_history:
         columns = [_column(v, x) for v, x in zip(eqn.invars, values, strict=True)]
         return _ALONG[name](eqn, columns)
     return _bound(eqn, [_plain(v, x) for v, x in zip(eqn.invars, values, strict=True)])
@@ -156,7 +158,7 @@ def _reduced(eqn: Any, columns: _Values) -> _Values:
 
 def _broadcast(eqn: Any, columns: _Values) -> _Values:
     shape, dimensions = eqn.params["shape"], eqn.params["broadcast_dimensions"]
-    if not dimensions and len(shape) > 1:
+    if not dimensions and len(shape) > 1:  # a history with nothing in it
         return _bound(eqn, columns)
     of_one = (len(shape),) if dimensions else ()
     return [lax.broadcast_in_dim(columns[0], (*shape, 1), (*dimensions, *of_one))]
@@ -206,10 +208,8 @@ def _counted(eqn: Any, columns: _Values) -> _Values:
     return _bound(eqn, columns, shape=(*eqn.params["shape"], 1))
 
 
-_IN_PLACE: dict[str, Callable[[Any, _Values], _Values]] = {
-    "dynamic_slice": _dynamic_sliced,
-    "dynamic_update_slice": _dynamic_updated,
-}
+_OF_ROWS = ("dynamic_slice", "dynamic_update_slice")
+"""What reads and writes the rows of a history where they are."""
 
 _ALONG: dict[str, Callable[[Any, _Values], _Values]] = {
     **dict.fromkeys(_REDUCTIONS, _reduced),
@@ -217,7 +217,8 @@ _ALONG: dict[str, Callable[[Any, _Values], _Values]] = {
     **dict.fromkeys((*ELEMENTWISE, "concatenate", "split", "rev"), _bound),
     "broadcast_in_dim": _broadcast,
     "slice": _sliced,
-    **_IN_PLACE,
+    "dynamic_slice": _dynamic_sliced,
+    "dynamic_update_slice": _dynamic_updated,
     "transpose": _transposed,
     "pad": _padded,
     "iota": _counted,

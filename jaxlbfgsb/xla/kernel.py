@@ -34,11 +34,12 @@ FEW_VARIABLES = 64
 SOME_VARIABLES = 500
 """Up to so many a loop over them is a kernel."""
 FEW_PRODUCTS = 220_000
-"""So is the whole step where the products of all rows of the history take no more of them."""
+"""And then the whole step is, where the products of all rows of the history with each other
+take no more multiplications."""
 AS_MANY_ROWS = 256
-"""And where the history has as many rows as there are variables, up to so many."""
+"""The whole step is one, too, in up to so many where the history has as many rows."""
 SHORT_HISTORY = 10_000
-"""And without bounds, where those products are not needed, up to so many numbers in it."""
+"""And without bounds, where those products are not needed, with up to so many numbers in it."""
 MANY_VARIABLES = 1 << 16
 """With more, kernels take long enough to share them out among cores."""
 

@@ -23,8 +23,9 @@ from jaxlbfgsb.xla.platform import by_platform
 _Out = TypeVar("_Out")
 
 MANY_TERMS = 32
+"""From so many on a few terms are added at once."""
 FEW_TERMS = 4
-"""Added at once where there are many: to load and store the sum takes as long as to multiply."""
+"""So many: to load and store the sum takes as long as to multiply."""
 
 
 def product(A: AnyMatrix, B: AnyMatrix) -> AnyMatrix:
