@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlbfgsb.types import Boolean, Mask, Scalar, Sides, Vector
+from jaxlbfgsb.xla.choice import where
 
 LARGEST_STEP = 1e10
 """No step is longer than this many times the direction (L-BFGS-B 3.0, `stpmx`)."""
@@ -44,7 +45,7 @@ def projected_gradient(x: Vector, g: Vector, box: Box) -> Vector:
     """The negative of ``P(x - g) - x`` (6.1); ``x`` must lie in the box."""
     if box.lower is None or box.upper is None:
         return g
-    return jnp.where(g < 0, jnp.maximum(x - box.upper, g), jnp.minimum(x - box.lower, g))
+    return where(g < 0, jnp.maximum(x - box.upper, g), jnp.minimum(x - box.lower, g))
 
 
 def projected_gradient_norm(x: Vector, g: Vector, box: Box) -> Scalar:
@@ -55,7 +56,7 @@ def projected_gradient_norm(x: Vector, g: Vector, box: Box) -> Scalar:
     """
     if box.lower is None or box.upper is None:
         return infinity_norm(g)
-    to_bound = x - jnp.where(g < 0, box.upper, box.lower)
+    to_bound = x - where(g < 0, box.upper, box.lower)
     return jnp.max(jnp.minimum(jnp.abs(to_bound), jnp.abs(g)))
 
 
@@ -94,7 +95,7 @@ def breakpoints(x: Vector, g: Vector, box: Box) -> Vector:
     """``t_i`` of (4.1): where ``x - t g`` meets a bound, infinity where it never does."""
     if box.lower is None or box.upper is None:
         return jnp.full_like(x, jnp.inf)
-    to_bound = jnp.where(g < 0, x - box.upper, x - box.lower)
+    to_bound = where(g < 0, x - box.upper, x - box.lower)
     return _ratio_or(jnp.inf, to_bound, g)
 
 
@@ -104,8 +105,8 @@ def _ratio_or(missing: Scalar | float, distance: Vector, speed: Vector) -> Vecto
     Infinite distances are kept from the division, whose derivative they would turn to NaN.
     """
     meets = (speed != 0) & jnp.isfinite(distance)
-    ratio = jnp.where(meets, distance, 1) / jnp.where(meets, speed, 1)
-    return jnp.where(meets, ratio, missing)
+    ratio = where(meets, distance, 1) / where(meets, speed, 1)
+    return where(meets, ratio, missing)
 
 
 def is_held(x: Vector, g: Vector, box: Box) -> Mask:
@@ -120,7 +121,7 @@ def largest_feasible_step(x: Vector, d: Vector, box: Box) -> Scalar:
     cap = jnp.asarray(LARGEST_STEP, x.dtype)
     if box.lower is None or box.upper is None:
         return cap
-    to_bound = jnp.where(d < 0, box.lower - x, box.upper - x)
+    to_bound = where(d < 0, box.lower - x, box.upper - x)
     return jnp.minimum(jnp.min(_ratio_or(cap, to_bound, d)), cap)
 
 
@@ -132,7 +133,7 @@ def active_bounds(x: Vector, g: Vector, box: Box) -> Sides:
     if box.lower is None or box.upper is None:
         return jnp.zeros(x.shape, jnp.int32)
     at_lower, at_upper = x == box.lower, x == box.upper
-    side = jnp.where(at_lower & ~(at_upper & (g < 0)), -1, jnp.where(at_upper, 1, 0))
+    side = where(at_lower & ~(at_upper & (g < 0)), -1, where(at_upper, 1, 0))
     return side.astype(jnp.int32)
 
 

@@ -30,6 +30,7 @@ from jaxlbfgsb.method.memory import dot
 from jaxlbfgsb.method.model import Compact, Dense, Model
 from jaxlbfgsb.method.reduced import without_pairs
 from jaxlbfgsb.types import Coefficients, Integer, Mask, PairRows, Scalar, Vector
+from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.kernel import MANY_VARIABLES, SOME_VARIABLES, one_kernel, step_is_one_kernel
 from jaxlbfgsb.xla.platform import by_platform
 
@@ -73,8 +74,8 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
     """Algorithm CP for a feasible ``x`` and at least one variable that can move."""
     n = x.shape[0]
     held = is_held(x, g, box)
-    t = jnp.where(held, jnp.inf, breakpoints(x, g, box))
-    d = jnp.where(held, 0, -g)
+    t = where(held, jnp.inf, breakpoints(x, g, box))
+    d = where(held, 0, -g)
     index = jnp.arange(n, dtype=jnp.int32)
     some_unbounded = jnp.any(jnp.isinf(t) & (d != 0))
 
@@ -115,11 +116,11 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
     dt = jnp.maximum(-last.f1 / last.f2, 0)
     assert box.lower is not None
     assert box.upper is not None
-    bound_met = jnp.where(g < 0, box.upper, box.lower)
+    bound_met = where(g < 0, box.upper, box.lower)
     any_left = some_unbounded | jnp.isfinite(last.next_t)
-    dt = jnp.where(any_left, dt, 0)
+    dt = where(any_left, dt, 0)
     met = (t < last.t) | ((t == last.t) & (index <= last.crossed))
-    xc = jnp.where(met, bound_met, project(x + (last.t + dt) * d, box))
+    xc = where(met, bound_met, project(x + (last.t + dt) * d, box))
     return CauchyPoint(xc=xc, c=last.c + dt * last.p, free=~(held | met), t=last.t + dt, p=last.p)
 
 
@@ -147,7 +148,7 @@ def _walk(
 
     def cross(s: _Segment) -> _Segment:
         """Steps of Algorithm CP for the next breakpoint; ties in the order of index."""
-        b = jnp.min(jnp.where((t == s.next_t) & ((t > s.t) | (index > s.crossed)), index, n))
+        b = jnp.min(where((t == s.next_t) & ((t > s.t) | (index > s.crossed)), index, n))
 
         def at_b(v: Vector | None) -> Scalar:
             assert v is not None
@@ -155,7 +156,7 @@ def _walk(
 
         w = B.row(b)
         g_b = at_b(g)
-        z_b = jnp.where(g_b < 0, at_b(box.upper), at_b(box.lower)) - at_b(x)
+        z_b = where(g_b < 0, at_b(box.upper), at_b(box.lower)) - at_b(x)
         dt = s.next_t - s.t
         c = s.c + dt * s.p
         Mw = B.M_times(w)
@@ -164,7 +165,7 @@ def _walk(
         return _Segment(
             t=s.next_t,
             crossed=b,
-            next_t=jnp.min(jnp.where((t > s.next_t) | ((t == s.next_t) & (index > b)), t, jnp.inf)),
+            next_t=jnp.min(where((t > s.next_t) | ((t == s.next_t) & (index > b)), t, jnp.inf)),
             f1=f1,
             f2=jnp.maximum(f2, floor),
             p=s.p + g_b * w,
@@ -214,21 +215,21 @@ def _cross_chunk(s: _Segment, size: int, t: Vector, d: Vector, B: Model, floor: 
     ahead = (t > s.t) | ((t == s.t) & (index > s.crossed))
     b, left = soonest(t, ahead, s.next_t, s.t - 4 * s.f1 / s.f2, size)
     real = b < n
-    times, b = lax.sort((jnp.where(real, t[b], jnp.inf), b), num_keys=1, is_stable=True)
+    times, b = lax.sort((where(real, t[b], jnp.inf), b), num_keys=1, is_stable=True)
     real = b < n
-    later = jnp.min(jnp.where(left, t, jnp.inf))
+    later = jnp.min(where(left, t, jnp.inf))
     next_times = jnp.append(times[1:], jnp.inf)
-    next_times = jnp.where(jnp.isfinite(next_times), next_times, later)
+    next_times = where(jnp.isfinite(next_times), next_times, later)
 
-    d_b = jnp.where(real, d[b], 0)
-    dt = jnp.where(real, times - s.t, 0)
-    step_p = -d_b * jnp.where(real, B.rows(jnp.minimum(b, n - 1)), 0)
+    d_b = where(real, d[b], 0)
+    dt = where(real, times - s.t, 0)
+    step_p = -d_b * where(real, B.rows(jnp.minimum(b, n - 1)), 0)
     steps = jnp.concatenate([step_p, dt * step_p, (d_b**2)[None, :]])
     sums = prefix_sums(lax.optimization_barrier(steps))
     rows = s.p.shape[0]
     p = s.p[:, None] + sums[:rows]
     c = s.c[:, None] + dt * p - sums[rows : 2 * rows]
-    ahead_d = jnp.where(ahead, d, 0)
+    ahead_d = where(ahead, d, 0)
     G = dot(ahead_d, ahead_d) - sums[2 * rows]
     p, c = lax.optimization_barrier((p, c))
     Mp = lax.optimization_barrier(B.M_times(p))
@@ -238,7 +239,7 @@ def _cross_chunk(s: _Segment, size: int, t: Vector, d: Vector, B: Model, floor: 
     stops = ~(-f1 / f2 >= next_times - times) | ~jnp.isfinite(next_times)
     position = jnp.arange(size, dtype=jnp.int32)
     last = jnp.sum(real, dtype=jnp.int32) - 1
-    k = jnp.min(jnp.where(stops, position, last))
+    k = jnp.min(where(stops, position, last))
 
     def at_k(values: jax.Array) -> jax.Array:
         return lax.dynamic_index_in_dim(values, k, axis=-1, keepdims=False)

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from jaxlbfgsb.types import Mask, Scalar, Vector
+from jaxlbfgsb.xla.choice import where
 
 BUCKETS = 1024
 """Of the histogram."""
@@ -59,14 +60,14 @@ def _at_most(t: Vector, candidate: Mask, first: Scalar, horizon: Scalar, size: i
 
     def bucket(width: Scalar) -> jax.Array:
         """Monotone in t, whatever the rounding."""
-        position = jnp.where(t > first, (t - first) * (BUCKETS / width), 0)
-        return jnp.where(candidate, jnp.minimum(position, BUCKETS), BUCKETS).astype(jnp.int32)
+        position = where(t > first, (t - first) * (BUCKETS / width), 0)
+        return where(candidate, jnp.minimum(position, BUCKETS), BUCKETS).astype(jnp.int32)
 
     def count(carry: tuple[Scalar, jax.Array, jax.Array]) -> tuple[Scalar, jax.Array, jax.Array]:
         width, _, rounds = carry
         counts = jnp.zeros(BUCKETS + 1, jnp.int32).at[bucket(width)].add(1)
         taken = jnp.sum(jnp.cumsum(counts[:BUCKETS]) <= size, dtype=jnp.int32)
-        return jnp.where(taken > 0, width, width / BUCKETS), taken, rounds + 1
+        return where(taken > 0, width, width / BUCKETS), taken, rounds + 1
 
     def goes_on(carry: tuple[Scalar, jax.Array, jax.Array]) -> jax.Array:
         _, taken, rounds = carry
@@ -74,7 +75,7 @@ def _at_most(t: Vector, candidate: Mask, first: Scalar, horizon: Scalar, size: i
 
     zero = jnp.zeros_like(first, jnp.int32)
     width, taken, _ = lax.while_loop(goes_on, count, (horizon - first, zero, zero))
-    return jnp.where(taken > 0, bucket(width) < taken, t == first)
+    return where(taken > 0, bucket(width) < taken, t == first)
 
 
 def positions(mask: Mask, size: int) -> jax.Array:
@@ -85,13 +86,13 @@ def positions(mask: Mask, size: int) -> jax.Array:
     n = mask.shape[0]
     bits = jnp.pad(mask, (0, -n % WORD)).reshape(-1, WORD)
     powers = jnp.left_shift(np.uint32(1), lax.iota(np.uint32, WORD))
-    words = jnp.sum(jnp.where(bits, powers, 0), axis=1, dtype=jnp.uint32)
+    words = jnp.sum(where(bits, powers, 0), axis=1, dtype=jnp.uint32)
     passed = jnp.cumsum(lax.population_count(words).astype(jnp.int32))
     k = jnp.arange(size, dtype=jnp.int32)
     at = jnp.searchsorted(passed, k, side="right").astype(jnp.int32)
     at = jnp.minimum(at, len(words) - 1)
-    rank = k - jnp.where(at > 0, passed[at - 1], 0)
-    return jnp.where(k < passed[-1], WORD * at + _place_of_bit(words[at], rank), n)
+    rank = k - where(at > 0, passed[at - 1], 0)
+    return where(k < passed[-1], WORD * at + _place_of_bit(words[at], rank), n)
 
 
 def _place_of_bit(word: jax.Array, rank: jax.Array) -> jax.Array:
@@ -101,9 +102,9 @@ def _place_of_bit(word: jax.Array, rank: jax.Array) -> jax.Array:
     while half:
         below = lax.population_count(word & np.uint32(2**half - 1)).astype(jnp.int32)
         is_above = rank >= below
-        rank = jnp.where(is_above, rank - below, rank)
-        word = jnp.where(is_above, word >> half, word)
-        place = jnp.where(is_above, place + half, place)
+        rank = where(is_above, rank - below, rank)
+        word = where(is_above, word >> half, word)
+        place = where(is_above, place + half, place)
         half //= 2
     return place
 

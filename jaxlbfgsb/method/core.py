@@ -44,6 +44,7 @@ from jaxlbfgsb.method.direction import Direction, new_direction
 from jaxlbfgsb.method.memory import Memory
 from jaxlbfgsb.method.state import Event, Options, Phase, State, numbers_of, pick
 from jaxlbfgsb.types import Boolean, Integer, Scalar, Vector
+from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.kernel import small_kernel, unless
 
 
@@ -66,7 +67,7 @@ def advance(
     """
     done = state.phase == Phase.DONE
     # NaN is never stored: the rows of a finished run are those that follow, and pass no select.
-    value = jnp.where(done, jnp.nan, value)
+    value = where(done, jnp.nan, value)
     following = advance_running(state, value, gradient, box, options, evaluations)
     rows = state.memory._replace(pairs=following.memory.pairs)
     finished = state._replace(memory=rows, event=jnp.full_like(state.event, Event.STOPPED))
@@ -138,8 +139,8 @@ def _take(
     pairs, step = state.memory, state.search.step
     pairs = memory.update(pairs, d, y, judged.sy, judged.stores, step, box.is_everything)
     moved = judged.state._replace(
-        x=jnp.where(judged.takes, state.trial, state.x),
-        gradient=jnp.where(judged.takes, gradient, state.gradient),
+        x=where(judged.takes, state.trial, state.x),
+        gradient=where(judged.takes, gradient, state.gradient),
         trial=state.trial,
         xhat=state.xhat,
         memory=_forget_where(judged.forgets, pairs),

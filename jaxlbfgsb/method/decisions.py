@@ -18,6 +18,7 @@ from jaxlbfgsb.method.state import Event, Options, Phase, State, pick
 from jaxlbfgsb.method.stopping import NOISE, value_noise
 from jaxlbfgsb.status import Reason
 from jaxlbfgsb.types import Boolean, Integer, Scalar
+from jaxlbfgsb.xla.choice import where
 
 
 class Seen(NamedTuple):
@@ -51,9 +52,9 @@ def look(state: State, seen: Seen, evaluations: Integer) -> Looked:
     tells = finite & (jnp.abs(value - state.value) > value_noise(state.value))
     state = state._replace(
         search=search,
-        good_step=jnp.where(good, state.search.step, state.good_step),
-        good_value=jnp.where(good, value, state.good_value),
-        rises=jnp.where(tells, (value > state.value) & (slope < 0), state.rises),
+        good_step=where(good, state.search.step, state.good_step),
+        good_value=where(good, value, state.good_value),
+        rises=where(tells, (value > state.value) & (slope < 0), state.rises),
         nfev=state.nfev + evaluations.astype(jnp.int32),
     )
     return Looked(state, over, finite)
@@ -81,19 +82,19 @@ def judge(state: State, looked: Looked, stays: Boolean, seen: Seen, options: Opt
     ends = looked.over | stays | (now.search.step <= 0)
     accepts = finite & (starts | state.settling | (ends & (value <= state.value)))
     minus_infinity = (value == -jnp.inf) & ~starts
-    pending = jnp.where(minus_infinity, Reason.UNBOUNDED, state.pending).astype(jnp.int32)
+    pending = where(minus_infinity, Reason.UNBOUNDED, state.pending).astype(jnp.int32)
     used_up = minus_infinity | ends | (now.search.evaluations >= options.maxls)
     exhausted = ~accepts & ~starts & ~state.settling & used_up
 
     restarts = exhausted & ~minus_infinity & (state.memory.count > 0)
     returns = exhausted & ~restarts & (now.good_step > 0)
     settles = returns & (now.good_step != step)
-    search = now.search._replace(step=jnp.where(settles, now.good_step, now.search.step))
+    search = now.search._replace(step=where(settles, now.good_step, now.search.step))
     why = why_search_failed(state, search, value, now.rises)
-    why = jnp.where(pending != Reason.NOT_FINISHED, pending, why)
-    why = jnp.where(starts, Reason.NONFINITE_AT_X0, why)
+    why = where(pending != Reason.NOT_FINISHED, pending, why)
+    why = where(starts, Reason.NONFINITE_AT_X0, why)
     fails = (exhausted & ~restarts & ~returns) | (~accepts & (starts | state.settling))
-    failure = jnp.where(fails, why, Reason.NOT_FINISHED).astype(jnp.int32)
+    failure = where(fails, why, Reason.NOT_FINISHED).astype(jnp.int32)
 
     accepts = accepts | (returns & ~settles)
     takes = accepts | starts
@@ -101,11 +102,11 @@ def judge(state: State, looked: Looked, stays: Boolean, seen: Seen, options: Opt
     moved = _counted(now._replace(search=search, settling=settles, pending=pending), takes, seen)
     reason = why_stop(state, moved, accepts, failure, options)
     sy, stores, curvature = _pair(state, moves, seen)
-    event = jnp.where(restarts, Event.RESTARTED, Event.TRIAL)
-    event = jnp.where(starts, Event.STARTED, event)
+    event = where(restarts, Event.RESTARTED, Event.TRIAL)
+    event = where(starts, Event.STARTED, event)
     moved = moved._replace(
         curvature=curvature,
-        event=jnp.where(moves, Event.ACCEPTED, event).astype(jnp.int32),
+        event=where(moves, Event.ACCEPTED, event).astype(jnp.int32),
         reason=reason.astype(jnp.int32),
     )
     return Judged(
@@ -126,13 +127,13 @@ def _counted(state: State, takes: Boolean, seen: Seen) -> State:
     least = 2 * np.finfo(seen.value.dtype).eps * jnp.abs(seen.value)
     stalls = state.value - seen.value <= least
     return state._replace(
-        value=jnp.where(takes, seen.value, state.value),
-        x_norm=jnp.where(takes, seen.x_norm, state.x_norm),
-        pg_norm=jnp.where(takes, seen.pg_norm, state.pg_norm),
-        pg_norm_at_x0=jnp.where(starts, seen.pg_norm, state.pg_norm_at_x0),
+        value=where(takes, seen.value, state.value),
+        x_norm=where(takes, seen.x_norm, state.x_norm),
+        pg_norm=where(takes, seen.pg_norm, state.pg_norm),
+        pg_norm_at_x0=where(starts, seen.pg_norm, state.pg_norm_at_x0),
         nit=state.nit + moves,
-        capped=jnp.where(moves, jnp.where(at_cap, state.capped + 1, 0), state.capped),
-        stalled=jnp.where(moves, jnp.where(stalls, state.stalled + 1, 0), state.stalled),
+        capped=where(moves, where(at_cap, state.capped + 1, 0), state.capped),
+        stalled=where(moves, where(stalls, state.stalled + 1, 0), state.stalled),
     )
 
 
@@ -140,10 +141,10 @@ def _pair(state: State, moves: Boolean, seen: Seen) -> tuple[Scalar, Boolean, Sc
     """``s'y``, whether the pair is stored, and the curvature last measured along a step."""
     step, initial_slope = state.search.step, state.search.initial_slope
     sy = step * (seen.slope - initial_slope)
-    theta = seen.yy / jnp.where(sy > 0, sy, 1)
+    theta = seen.yy / where(sy > 0, sy, 1)
     curved = sy > np.finfo(sy.dtype).eps * (-step * initial_slope)
     stores = moves & curved & (theta > 0) & jnp.isfinite(theta)
-    curvature = jnp.where(stores, sy / (step * state.d_norm) ** 2, state.curvature)
+    curvature = where(stores, sy / (step * state.d_norm) ** 2, state.curvature)
     return sy, stores, curvature
 
 
@@ -165,10 +166,10 @@ def open_search(state: State, turns: Boolean, reach: Reach) -> State:
     dtype = reach.dd.dtype
     norm = jnp.sqrt(reach.dd)
     first = state.nit == 0
-    largest = jnp.where(first & reach.is_constrained, 1, jnp.maximum(reach.largest, 1))
+    largest = where(first & reach.is_constrained, 1, jnp.maximum(reach.largest, 1))
     length = jnp.maximum(1, NOISE * np.finfo(dtype).eps * state.x_norm)
-    short = jnp.minimum(length / jnp.where(norm > 0, norm, 1), largest)
-    step = jnp.where(first & ~reach.is_boxed, short, 1).astype(dtype)
+    short = jnp.minimum(length / where(norm > 0, norm, 1), largest)
+    step = where(first & ~reach.is_boxed, short, 1).astype(dtype)
     opened = line_search.start(state.value, reach.slope, step, largest.astype(dtype))
     return state._replace(search=pick(turns, opened, state.search), d_norm=norm)
 
@@ -176,21 +177,21 @@ def open_search(state: State, turns: Boolean, reach: Reach) -> State:
 def settle(state: State, turns: Boolean, forgets: Boolean, at_x: Boolean, slope: Scalar) -> State:
     """The phase to go on in: the run ends where no search can begin."""
     stuck = turns & (~(slope < 0) | at_x)
-    stuck_reason = jnp.where(
+    stuck_reason = where(
         state.capped > 0,
         Reason.UNBOUNDED,
         noise_reason(state, value_noise(state.value)),
     )
-    reason = jnp.where(stuck, stuck_reason, state.reason).astype(jnp.int32)
+    reason = where(stuck, stuck_reason, state.reason).astype(jnp.int32)
     stops = reason != Reason.NOT_FINISHED
     stopped = stops & (state.event != Event.ACCEPTED)
     foretold = turns & (state.memory.count > 0) & ~forgets
     return state._replace(
-        good_step=jnp.where(turns, 0, state.good_step),
-        good_value=jnp.where(turns, jnp.inf, state.good_value),
-        decrement=jnp.where(foretold, -slope, state.decrement),
-        phase=jnp.where(stops, Phase.DONE, Phase.SEARCH).astype(jnp.int32),
-        event=jnp.where(stopped, Event.STOPPED, state.event).astype(jnp.int32),
+        good_step=where(turns, 0, state.good_step),
+        good_value=where(turns, jnp.inf, state.good_value),
+        decrement=where(foretold, -slope, state.decrement),
+        phase=where(stops, Phase.DONE, Phase.SEARCH).astype(jnp.int32),
+        event=where(stopped, Event.STOPPED, state.event).astype(jnp.int32),
         reason=reason,
         rises=state.rises & ~turns,
     )

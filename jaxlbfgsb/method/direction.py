@@ -19,6 +19,7 @@ from jaxlbfgsb.method.model import model
 from jaxlbfgsb.method.reduced import Sides, sides_of
 from jaxlbfgsb.method.subspace import subspace_minimizer
 from jaxlbfgsb.types import Boolean, Vector
+from jaxlbfgsb.xla.choice import where
 
 
 class Direction(NamedTuple):
@@ -44,7 +45,7 @@ def new_direction(
     """
     limits = np.finfo(x.dtype)
     tame = dot(g, g) < limits.eps * limits.max
-    steepest = project(x - g / jnp.where(tame, 1, infinity_norm(g)), box)
+    steepest = project(x - g / where(tame, 1, infinity_norm(g)), box)
 
     stored = pairs.count > 0
     if box.is_everything:
@@ -65,7 +66,7 @@ def new_direction(
     d = xhat - x
     length = infinity_norm(d)
     usable = (dot(g, d) < 0) & jnp.isfinite(length) & (length > 0)
-    return Direction(jnp.where(stored & usable, xhat, steepest), stored & ~usable, sides)
+    return Direction(where(stored & usable, xhat, steepest), stored & ~usable, sides)
 
 
 def _newton_step(x: Vector, g: Vector, pairs: Memory) -> Vector:
@@ -81,4 +82,4 @@ def _constrained_step(
     if sides is not None:
         sides = sides_of(pairs, cauchy.free, sides)
     xhat = subspace_minimizer(x, g, box, B, cauchy, sides)
-    return jnp.where(jnp.any(cauchy.free), xhat, cauchy.xc), sides
+    return where(jnp.any(cauchy.free), xhat, cauchy.xc), sides

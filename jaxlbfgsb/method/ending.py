@@ -14,6 +14,7 @@ from jaxlbfgsb.method.stopping import (
 )
 from jaxlbfgsb.status import Reason, scipy_statuses
 from jaxlbfgsb.types import Boolean, Integer, Scalar
+from jaxlbfgsb.xla.choice import where
 
 CAPPED_LIMIT = 3
 """Accepted steps in a row at the cap of 1e10 that tell that f is unbounded below."""
@@ -52,7 +53,7 @@ def why_stop(
         (moves & (moved.nit >= options.maxiter), Reason.MAXITER),
         (moves & (moved.pending != Reason.NOT_FINISHED), moved.pending),
     ):
-        reason = jnp.where(holds, code, reason)
+        reason = where(holds, code, reason)
     return reason
 
 
@@ -69,7 +70,7 @@ def is_doubtful(state: State, moved: State, moves: Boolean, options: Options) ->
 def noise_reason(state: State, noise: Scalar) -> Integer:
     """Whether the rounding error of f, `noise`, explains what is left of the gradient."""
     explained = state.pg_norm <= gradient_noise(state.x_norm, noise, state.curvature)
-    return jnp.where(
+    return where(
         explained | (state.decrement <= noise),
         Reason.NOISE_FLOOR,
         Reason.NOISE_FLOOR_NOT_CONVERGED,
@@ -83,10 +84,10 @@ def why_search_failed(state: State, search: LineSearch, value: Scalar, rises: Bo
     rises = rises & (noise <= value_noise(state.value))
     at_floor = noise_reason(state, noise)
     converged = at_floor == Reason.NOISE_FLOOR
-    reason = jnp.where(rises, Reason.INCONSISTENT_GRADIENT, Reason.LINE_SEARCH_FAILED)
-    reason = jnp.where(converged | ((-predicted <= noise) & ~rises), at_floor, reason)
+    reason = where(rises, Reason.INCONSISTENT_GRADIENT, Reason.LINE_SEARCH_FAILED)
+    reason = where(converged | ((-predicted <= noise) & ~rises), at_floor, reason)
     nowhere_finite = search.nonfinite >= search.evaluations
-    return jnp.where(nowhere_finite, Reason.NONFINITE_TRIALS, reason)
+    return where(nowhere_finite, Reason.NONFINITE_TRIALS, reason)
 
 
 def status_of(state: State, options: Options) -> Integer:
@@ -94,11 +95,11 @@ def status_of(state: State, options: Options) -> Integer:
     of_reason = jnp.asarray(scipy_statuses(), jnp.int32)[state.reason]
     at_limit = (state.nfev > options.maxfun) | (state.nit >= options.maxiter)
     no_run = (state.reason == Reason.INVALID_BOUNDS) | (state.reason == Reason.INVALID_OPTIONS)
-    return jnp.where((of_reason == 2) & at_limit & ~no_run, 1, of_reason)
+    return where((of_reason == 2) & at_limit & ~no_run, 1, of_reason)
 
 
 def halt(state: State) -> State:
     """The run, ended on request at its current iterate; a limit reached there comes first."""
     at_limit = (state.reason == Reason.MAXITER) | (state.reason == Reason.MAXFUN)
-    reason = jnp.where(at_limit, state.reason, Reason.CALLBACK).astype(jnp.int32)
+    reason = where(at_limit, state.reason, Reason.CALLBACK).astype(jnp.int32)
     return state._replace(reason=reason, phase=jnp.full_like(state.phase, Phase.DONE))

@@ -18,6 +18,7 @@ from jax import lax
 from jaxlbfgsb.method.memory import Memory, ages, dot, is_brief, pair_at, with_all_products
 from jaxlbfgsb.types import Ages, Coefficients, Integer, MiddleMatrix, Scalar, Vector
 from jaxlbfgsb.xla import small
+from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.kernel import one_kernel, repeated, step_is_one_kernel
 
 
@@ -66,8 +67,8 @@ def _coefficients(
     """The combination of the pairs that ``H v - g v`` is, given their products with v."""
     m = products.shape[0] // 2
     R, middle, newest_first, used = _factors(products, theta, place, count)
-    Yv = jnp.where(used, with_v[newest_first], 0)
-    Sv = jnp.where(used, with_v[m + newest_first], 0)
+    Yv = where(used, with_v[newest_first], 0)
+    Sv = where(used, with_v[m + newest_first], 0)
     a = small.solve_lower(R, Sv[:, None])[:, 0]
     b = small.solve_lower_transposed(R, (dot(middle, a) - Yv / theta)[:, None])[:, 0]
     age = ages(place, m)
@@ -87,11 +88,11 @@ def _factors(
     used = age < count
     both = used[:, None] & used[None, :]
     rows = products[:, newest_first]
-    sy = jnp.where(both, rows[m + newest_first], 0)
-    yy = jnp.where(both, rows[newest_first], 0)
+    sy = where(both, rows[m + newest_first], 0)
+    yy = where(both, rows[newest_first], 0)
     is_diagonal = age[:, None] == age[None, :]
-    R = jnp.where(age[:, None] >= age[None, :], sy, 0) + (is_diagonal & ~used)
-    return R, jnp.where(is_diagonal, sy, 0) + yy / theta, newest_first, used
+    R = where(age[:, None] >= age[None, :], sy, 0) + (is_diagonal & ~used)
+    return R, where(is_diagonal, sy, 0) + yy / theta, newest_first, used
 
 
 @jax.tree_util.register_dataclass
@@ -148,8 +149,8 @@ class InverseHessian:
         place = (self.memory.place + jnp.arange(m, dtype=jnp.int32)) % m
         used = (jnp.arange(m) >= m - self.memory.count)[:, None]
         return (
-            jnp.where(used, self.memory.pairs[m + place], 0),
-            jnp.where(used, self.memory.pairs[place], 0),
+            where(used, self.memory.pairs[m + place], 0),
+            where(used, self.memory.pairs[place], 0),
         )
 
     def __matmul__(self, v: Any) -> jax.Array:
@@ -175,8 +176,8 @@ class InverseHessian:
         R, middle, newest_first, used = _factors(
             memory.products, memory.theta, memory.place, memory.count
         )
-        S = jnp.where(used[:, None], memory.pairs[m + newest_first], 0)
-        Y = jnp.where(used[:, None], memory.pairs[newest_first], 0)
+        S = where(used[:, None], memory.pairs[m + newest_first], 0)
+        Y = where(used[:, None], memory.pairs[newest_first], 0)
         P = small.solve_lower(R, S)
         g = 1 / memory.theta
         return g + jnp.sum(P * dot(middle, P), axis=0) - 2 * g * jnp.sum(P * Y, axis=0)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jaxlbfgsb.types import Boolean, Integer, Scalar
+from jaxlbfgsb.xla.choice import where
 
 SUFFICIENT_DECREASE = 1e-3  # mu; L-BFGS-B 3.0, lnsrlb
 CURVATURE = 0.9  # eta; L-BFGS-B 3.0, lnsrlb
@@ -107,7 +108,7 @@ def advance(search: LineSearch, value: Scalar, slope: Scalar) -> tuple[LineSearc
     over = no_room | at_largest | at_zero | wolfe
 
     # Section 3: psi takes the place of phi where phi fell, but not enough.
-    tilt = jnp.where(uses_psi & (value <= s.best.value) & ~enough, limit_slope, 0)
+    tilt = where(uses_psi & (value <= s.best.value) & ~enough, limit_slope, 0)
     best, other, step, bracketed = _next_step(
         _tilted(s.best, -tilt),
         _tilted(s.other, -tilt),
@@ -120,20 +121,20 @@ def advance(search: LineSearch, value: Scalar, slope: Scalar) -> tuple[LineSearc
 
     length = jnp.abs(other.step - best.step)
     bisect = bracketed & (length >= MUST_SHRINK * s.earlier_width)
-    step = jnp.where(bisect, best.step + 0.5 * (other.step - best.step), step)
-    low = jnp.where(
+    step = where(bisect, best.step + 0.5 * (other.step - best.step), step)
+    low = where(
         bracketed,
         jnp.minimum(best.step, other.step),
         step + EXTRAPOLATION[0] * (step - best.step),
     )
-    high = jnp.where(
+    high = where(
         bracketed,
         jnp.maximum(best.step, other.step),
         step + EXTRAPOLATION[1] * (step - best.step),
     )
     step = jnp.clip(step, 0, s.largest)
     narrow = (step <= low) | (step >= high) | (high - low <= INTERVAL_TOLERANCE * high)
-    step = jnp.where(bracketed & narrow, best.step, step)
+    step = where(bracketed & narrow, best.step, step)
 
     return s._replace(
         step=step,
@@ -141,8 +142,8 @@ def advance(search: LineSearch, value: Scalar, slope: Scalar) -> tuple[LineSearc
         other=other,
         low=low,
         high=high,
-        width=jnp.where(bracketed, length, s.width),
-        earlier_width=jnp.where(bracketed, s.width, s.earlier_width),
+        width=where(bracketed, length, s.width),
+        earlier_width=where(bracketed, s.width, s.earlier_width),
         bracketed=bracketed,
         uses_psi=uses_psi,
         evaluations=s.evaluations + 1,
@@ -184,43 +185,43 @@ def _next_step(
     case4 = ~case1 & ~case2 & ~case3
 
     # The cubic through the trial and the best point; in case 4 through the other end.
-    end = Point(*(jnp.where(case4, b, a) for a, b in zip(best, other, strict=True)))
+    end = Point(*(where(case4, b, a) for a, b in zip(best, other, strict=True)))
     gap = stp - end.step
-    safe_gap = jnp.where(gap == 0, 1, gap)
+    safe_gap = where(gap == 0, 1, gap)
     theta = 3 * (end.value - fp) / safe_gap + end.slope + dp
     s = jnp.maximum(jnp.abs(theta), jnp.maximum(jnp.abs(end.slope), jnp.abs(dp)))
-    s = jnp.where(s == 0, 1, s)
+    s = where(s == 0, 1, s)
     gamma = s * jnp.sqrt(jnp.maximum(0, (theta / s) ** 2 - (end.slope / s) * (dp / s)))
-    gamma = jnp.where(jnp.where(case1, gap < 0, gap > 0), -gamma, gamma)
-    p = (gamma - jnp.where(case1, dx, dp)) + theta
-    q = jnp.where(
+    gamma = where(where(case1, gap < 0, gap > 0), -gamma, gamma)
+    p = (gamma - where(case1, dx, dp)) + theta
+    q = where(
         case3,
         (gamma + (dx - dp)) + gamma,
-        ((gamma - jnp.where(case1, dx, dp)) + gamma) + jnp.where(case1, dp, end.slope),
+        ((gamma - where(case1, dx, dp)) + gamma) + where(case1, dp, end.slope),
     )
-    r = p / jnp.where(q == 0, 1, q)
-    cubic = jnp.where(case1, stx + r * (stp - stx), stp + r * (end.step - stp))
-    beyond = jnp.where(stp > stx, high, low)
-    cubic = jnp.where(case3 & ~((r < 0) & (gamma != 0)), beyond, cubic)
+    r = p / where(q == 0, 1, q)
+    cubic = where(case1, stx + r * (stp - stx), stp + r * (end.step - stp))
+    beyond = where(stp > stx, high, low)
+    cubic = where(case3 & ~((r < 0) & (gamma != 0)), beyond, cubic)
 
     # The quadratic step of case 1; the secant step of cases 2 and 3.
-    chord = (fx - fp) / jnp.where(stp == stx, 1, stp - stx) + dx
-    quadratic = stx + ((dx / jnp.where(chord == 0, 1, chord)) / 2) * (stp - stx)
-    secant = stp + (dp / jnp.where(dp == dx, 1, dp - dx)) * (stx - stp)
+    chord = (fx - fp) / where(stp == stx, 1, stp - stx) + dx
+    quadratic = stx + ((dx / where(chord == 0, 1, chord)) / 2) * (stp - stx)
+    secant = stp + (dp / where(dp == dx, 1, dp - dx)) * (stx - stp)
 
-    step1 = jnp.where(
+    step1 = where(
         jnp.abs(cubic - stx) < jnp.abs(quadratic - stx), cubic, cubic + (quadratic - cubic) / 2
     )
-    farther = jnp.where(jnp.abs(cubic - stp) > jnp.abs(secant - stp), cubic, secant)
-    nearer = jnp.where(jnp.abs(cubic - stp) < jnp.abs(secant - stp), cubic, secant)
+    farther = where(jnp.abs(cubic - stp) > jnp.abs(secant - stp), cubic, secant)
+    nearer = where(jnp.abs(cubic - stp) < jnp.abs(secant - stp), cubic, secant)
     inside = stp + MUST_SHRINK * (sty - stp)
-    step3_in = jnp.where(stp > stx, jnp.minimum(inside, nearer), jnp.maximum(inside, nearer))
-    step3 = jnp.where(bracketed, step3_in, jnp.maximum(jnp.minimum(high, farther), low))
-    step4 = jnp.where(bracketed, cubic, beyond)
-    step = jnp.where(case1, step1, jnp.where(case2, farther, jnp.where(case3, step3, step4)))
+    step3_in = where(stp > stx, jnp.minimum(inside, nearer), jnp.maximum(inside, nearer))
+    step3 = where(bracketed, step3_in, jnp.maximum(jnp.minimum(high, farther), low))
+    step4 = where(bracketed, cubic, beyond)
+    step = where(case1, step1, where(case2, farther, where(case3, step3, step4)))
 
     def pick(condition: Boolean, a: Point, b: Point) -> Point:
-        return Point(*(jnp.where(condition, i, j) for i, j in zip(a, b, strict=True)))
+        return Point(*(where(condition, i, j) for i, j in zip(a, b, strict=True)))
 
     new_other = pick(case1, trial, pick(case2, best, other))
     new_best = pick(case1, best, trial)

@@ -31,6 +31,7 @@ from jaxlbfgsb.types import (
     Scalar,
     Vector,
 )
+from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.kernel import step_is_one_kernel
 from jaxlbfgsb.xla.platform import by_platform
 
@@ -139,9 +140,9 @@ def update(
     return Memory(
         pairs=rows,
         products=products,
-        theta=jnp.where(store, yy / jnp.where(store, sy, 1), memory.theta),
-        count=jnp.where(store, jnp.minimum(memory.count + 1, m), memory.count),
-        place=jnp.where(store, (place + 1) % m, place),
+        theta=where(store, yy / where(store, sy, 1), memory.theta),
+        count=where(store, jnp.minimum(memory.count + 1, m), memory.count),
+        place=where(store, (place + 1) % m, place),
     )
 
 
@@ -165,9 +166,9 @@ def _written_either_way(
     """The old rows again where nothing is stored: what costs least for many lanes in step."""
     old_s, old_y, _ = pair_at(memory, memory.place)
     d, step, y, sy = pair
-    s, y = jnp.where(store, step * d, old_s), jnp.where(store, y, old_y)
+    s, y = where(store, step * d, old_s), where(store, y, old_y)
     pairs, products = _written(memory, (s, jnp.ones_like(step), y, sy), only_with_y)
-    return pairs, jnp.where(store, products, memory.products)
+    return pairs, where(store, products, memory.products)
 
 
 def _written(memory: Memory, pair: _Pair, only_with_y: bool) -> tuple[PairRows, AnyMatrix]:

@@ -43,6 +43,7 @@ from jaxlbfgsb.types import (
     Vector,
 )
 from jaxlbfgsb.xla import small
+from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.kernel import repeated, small_kernel
 
 
@@ -76,8 +77,8 @@ class Dense(NamedTuple):
     def solve_free(self, free: Mask, r: Vector) -> Vector:
         n = self.matrix.shape[0]
         both = free[:, None] & free[None, :]
-        reduced = jnp.where(both, self.matrix, jnp.eye(n, dtype=r.dtype))
-        R, half = small.cholesky(reduced, jnp.where(free, r, 0)[:, None])
+        reduced = where(both, self.matrix, jnp.eye(n, dtype=r.dtype))
+        R, half = small.cholesky(reduced, where(free, r, 0)[:, None])
         return small.solve_upper(R, half)[:, 0]
 
 
@@ -143,11 +144,11 @@ class Compact(NamedTuple):
 
         The inverse of ``theta I - Z'W M W'Z`` is ``I / theta + Z'W inv(K) W'Z / theta^2``.
         """
-        r = jnp.where(free, r, 0)
+        r = where(free, r, 0)
         solve = small_kernel(solve_K, *self.memory.pairs.shape)
         by_side = products_by_side(self.memory, free)
         v = solve(without_pairs(self.memory), by_side, self.W_transposed_times(r))
-        return jnp.where(free, (r + self.W_times(v) / self.theta) / self.theta, 0)
+        return where(free, (r + self.W_times(v) / self.theta) / self.theta, 0)
 
     def solve_free_on_path(
         self, sides: Sides, g: Vector, t: Scalar, c: Coefficients, p: Coefficients
@@ -168,12 +169,12 @@ class Compact(NamedTuple):
         )
 
         def measure() -> Coefficients:
-            return self.W_transposed_times(jnp.where(free, along * g + self.W_times(Mc), 0))
+            return self.W_transposed_times(where(free, along * g + self.W_times(Mc), 0))
 
         with_r = lax.cond(is_accurate, lambda: with_r, measure)
         v = small_kernel(solve_K, *shape)(small_memory, by_side, with_r)
         step = (along * g + self.W_times(Mc + v / self.theta)) / self.theta
-        return jnp.where(free, step, 0)
+        return where(free, step, 0)
 
 
 def compact(memory: Memory) -> Compact:
@@ -190,12 +191,12 @@ def _middle(
     used, both_used, is_newer = order(place, count, m)
     identity = jnp.eye(m, dtype=theta.dtype)
     sy, ss = products[m:, :m], products[m:, m:]
-    invD = 1 / jnp.where(used, jnp.diagonal(sy), 1)
-    L = jnp.where(both_used & is_newer, sy, 0)
+    invD = 1 / where(used, jnp.diagonal(sy), 1)
+    L = where(both_used & is_newer, sy, 0)
     L_invD = L * invD
-    T = jnp.where(both_used, theta * ss, identity) + small.product(L_invD, L.T)
+    T = where(both_used, theta * ss, identity) + small.product(L_invD, L.T)
     _, P = small.cholesky(T, jnp.concatenate([L_invD, identity], axis=1))
-    scale = jnp.concatenate([used.astype(theta.dtype), jnp.where(used, theta, 0)])
+    scale = jnp.concatenate([used.astype(theta.dtype), where(used, theta, 0)])
     return scale, P, jnp.concatenate([invD, jnp.zeros_like(invD)])
 
 

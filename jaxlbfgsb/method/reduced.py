@@ -14,6 +14,7 @@ from jax import lax
 from jaxlbfgsb.method.memory import Memory, ages, dot
 from jaxlbfgsb.types import Boolean, Coefficients, Integer, Mask, MiddleMatrix, PairRows, Scalar
 from jaxlbfgsb.xla import small
+from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.kernel import one_kernel, step_is_one_kernel
 from jaxlbfgsb.xla.platform import by_platform
 
@@ -92,7 +93,7 @@ def restricted_products(
     m = P.shape[0]
     Mc = dot(dot(P, c), P) - invD * c
     whole = memory.products
-    free = jnp.where(_over_free(memory), by_side, whole - by_side)
+    free = where(_over_free(memory), by_side, whole - by_side)
     share = jnp.diagonal(free) >= LEAST_SHARE * jnp.diagonal(whole)
     used, _, _ = order(memory.place, memory.count, m)
     is_accurate = jnp.all(share | ~jnp.append(used, used))
@@ -106,16 +107,16 @@ def products_by_side(memory: Memory, free: Mask) -> MiddleMatrix:
     is_y = jnp.arange(rows)[:, None] < m
     if n <= BLOCK:
         product = small.product if step_is_one_kernel(rows, n) else dot
-        half = product(jnp.where(is_y == free, memory.pairs, 0), memory.pairs.T)
+        half = product(where(is_y == free, memory.pairs, 0), memory.pairs.T)
     else:
         half = by_platform(
             memory.pairs,
             free,
             cpu=_by_blocks,
-            default=lambda pairs, free: dot(jnp.where(is_y == free, pairs, 0), pairs.T),
+            default=lambda pairs, free: dot(where(is_y == free, pairs, 0), pairs.T),
         )
     _, _, is_newer = order(memory.place, memory.count, m)
-    cross = jnp.where(is_newer, half[m:, :m], half[:m, m:].T)
+    cross = where(is_newer, half[m:, :m], half[:m, m:].T)
     return jnp.block([[half[:m, :m], cross.T], [cross, half[m:, m:]]])
 
 
@@ -129,7 +130,7 @@ def _by_blocks(pairs: PairRows, free: Mask) -> MiddleMatrix:
         is_free = lax.dynamic_slice_in_dim(free, start, BLOCK)
         is_new = start + jnp.arange(BLOCK) >= i * BLOCK
         is_y = jnp.arange(rows)[:, None] < rows // 2
-        return total + dot(jnp.where((is_y == is_free) & is_new, block, 0), block.T)
+        return total + dot(where((is_y == is_free) & is_new, block, 0), block.T)
 
     return lax.fori_loop(0, -(-n // BLOCK), add, jnp.zeros((rows, rows), pairs.dtype))
 
@@ -143,7 +144,7 @@ def sides_of(memory: Memory, free: Mask, last: Sides) -> Sides:
     """
 
     def all_free() -> tuple[MiddleMatrix, Coefficients]:
-        products = jnp.where(_over_free(memory), memory.products, 0)
+        products = where(_over_free(memory), memory.products, 0)
         return products, jnp.diagonal(products)
 
     def anew(memory: Memory, free: Mask) -> tuple[MiddleMatrix, Coefficients]:
@@ -179,8 +180,8 @@ def _carried_on(
         lax.dynamic_index_in_dim(memory.pairs, place, keepdims=False)
         for place in (y_place, s_place)
     )
-    with_y = dot(memory.pairs, jnp.where(free, y, 0))
-    with_s = dot(memory.pairs, jnp.where(free, 0, s))
+    with_y = dot(memory.pairs, where(free, y, 0))
+    with_s = dot(memory.pairs, where(free, 0, s))
     of_itself = lax.dynamic_slice(with_y, (s_place,), (1,))  # not newer than itself
     with_s = lax.dynamic_update_slice(with_s, of_itself, (y_place,))
     for place, values in ((y_place, with_y), (s_place, with_s)):
@@ -189,7 +190,7 @@ def _carried_on(
 
     diagonal = jnp.diagonal(products)
     is_newest = jnp.arange(2 * m) % m == y_place
-    largest = jnp.where(is_newest, diagonal, jnp.maximum(last.largest, diagonal))
+    largest = where(is_newest, diagonal, jnp.maximum(last.largest, diagonal))
     used, _, _ = order(memory.place, memory.count, m)
     keeps_digits = (diagonal >= LEAST_LEFT * largest) | ~jnp.append(used, used)
     return products, largest, is_whole & jnp.all(keeps_digits)
@@ -203,7 +204,7 @@ def _with_sides_changed(memory: Memory, free: Mask, last: Sides) -> tuple[Middle
     are_few = count <= free.shape[0] // LARGEST_CHANGE
     some = are_few & (count > 0)
     entered = one_kernel(_products_of_changed, large=3)(memory.pairs, changed, free, some)
-    return last.products + jnp.where(over_free, entered, -entered), are_few
+    return last.products + where(over_free, entered, -entered), are_few
 
 
 def _products_of_changed(pairs: PairRows, changed: Mask, free: Mask, some: Boolean) -> MiddleMatrix:
@@ -224,11 +225,11 @@ def _products_of_changed(pairs: PairRows, changed: Mask, free: Mask, some: Boole
         carry: tuple[Integer, jax.Array, MiddleMatrix],
     ) -> tuple[Integer, jax.Array, MiddleMatrix]:
         i, column, total = carry
-        sign = jnp.where(at(free, i), 1, -1).astype(total.dtype)
+        sign = where(at(free, i), 1, -1).astype(total.dtype)
         following = next_one(i + 1)
         return following, at(pairs, following), total + sign * jnp.outer(column, column)
 
-    first = next_one(jnp.where(some, 0, n).astype(jnp.int32))
+    first = next_one(where(some, 0, n).astype(jnp.int32))
     column = at(pairs, first)
     # Zeros of the type that the sums have inside of `shard_map`.
     start = first, column, jnp.zeros_like(jnp.outer(column, column))
@@ -249,11 +250,11 @@ def solve_K(memory: Memory, by_side: MiddleMatrix, v: Coefficients) -> Coefficie
     identity = jnp.eye(m, dtype=v.dtype)
     theta = memory.theta
 
-    D = jnp.where(used, jnp.diagonal(memory.products[m:, :m]), 1)
-    K11 = jnp.where(both_used, by_side[:m, :m] / theta, 0) + D * identity  # its negative
+    D = where(used, jnp.diagonal(memory.products[m:, :m]), 1)
+    K11 = where(both_used, by_side[:m, :m] / theta, 0) + D * identity  # its negative
     cross = by_side[m:, :m]
-    K21 = jnp.where(both_used, jnp.where(is_newer, cross, -cross), 0)
-    K22 = jnp.where(both_used, theta * by_side[m:, m:], identity)
+    K21 = where(both_used, where(is_newer, cross, -cross), 0)
+    K22 = where(both_used, theta * by_side[m:, m:], identity)
 
     R1, E = small.cholesky(K11, jnp.concatenate([K21.T, v[:m, None]], axis=1))
     E, e = E[:, :m], E[:, m]

@@ -15,6 +15,7 @@ from jaxlbfgsb.method.memory import Memory
 from jaxlbfgsb.method.reduced import Sides, unknown_sides
 from jaxlbfgsb.status import Reason
 from jaxlbfgsb.types import Boolean, Integer, PyTree, Scalar, Vector
+from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.kernel import step_is_one_kernel
 
 
@@ -102,7 +103,7 @@ def numbers_of(state: State) -> State:
 
 def pick(condition: Boolean, a: PyTree, b: PyTree) -> PyTree:
     """`a` where the condition holds, else `b`, leaf by leaf; equal leaves are kept as they are."""
-    return jax.tree.map(lambda i, j: i if i is j else jnp.where(condition, i, j), a, b)
+    return jax.tree.map(lambda i, j: i if i is j else where(condition, i, j), a, b)
 
 
 def _int(value: int) -> Integer:
@@ -187,14 +188,14 @@ def refuse_invalid(state: State, box: Box, options: Options) -> State:
     """DONE at once where bounds or options that were traced turn out to be invalid."""
     tolerances = jnp.stack([options.ftol, options.gtol, options.gtol_rel])
     options_ok = jnp.all(tolerances >= 0) & (options.maxls > 0)
-    reason = jnp.where(
+    reason = where(
         is_nonempty(box),
-        jnp.where(options_ok, Reason.NOT_FINISHED, Reason.INVALID_OPTIONS),
+        where(options_ok, Reason.NOT_FINISHED, Reason.INVALID_OPTIONS),
         Reason.INVALID_BOUNDS,
     ).astype(jnp.int32)
     bad = reason != Reason.NOT_FINISHED
     return state._replace(
         reason=reason,
-        phase=jnp.where(bad, Phase.DONE, state.phase),
-        event=jnp.where(bad, Event.STOPPED, state.event),
+        phase=where(bad, Phase.DONE, state.phase),
+        event=where(bad, Event.STOPPED, state.event),
     )

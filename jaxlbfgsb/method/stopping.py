@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlbfgsb.types import Boolean, Scalar
+from jaxlbfgsb.xla.choice import where
 
 NOISE = 10
 """The rounding error of f is taken to be this many units in its last place."""
@@ -37,7 +38,7 @@ def observed_noise(earlier: Scalar, value: Scalar, predicted: Scalar) -> Scalar:
     least = value_noise(earlier)
     change = jnp.abs(value - earlier)
     is_noise = change > FOREIGN * jnp.abs(predicted)
-    return jnp.where(is_noise, jnp.clip(change, least, FOREIGN * least), least)
+    return where(is_noise, jnp.clip(change, least, FOREIGN * least), least)
 
 
 def gradient_noise(x_norm: Scalar, noise: Scalar, curvature: Scalar) -> Scalar:

@@ -16,6 +16,7 @@ from jaxlbfgsb.method.memory import dot
 from jaxlbfgsb.method.model import Compact, Model
 from jaxlbfgsb.method.reduced import Sides
 from jaxlbfgsb.types import Vector
+from jaxlbfgsb.xla.choice import where
 
 LEAST_SLOPE = 1e-3
 """The projected step must descend at least this fraction as fast as the Cauchy step.
@@ -52,11 +53,11 @@ def _into_the_box(x: Vector, g: Vector, box: Box, xc: Vector, step: Vector) -> V
     ascends = dot(g, projected - x) > least
 
     def truncated() -> Vector:
-        to_bound = jnp.where(step < 0, lower - xc, upper - xc)
-        alphas = jnp.where(step == 0, jnp.inf, to_bound / jnp.where(step == 0, 1, step))
+        to_bound = where(step < 0, lower - xc, upper - xc)
+        alphas = where(step == 0, jnp.inf, to_bound / where(step == 0, 1, step))
         alpha = jnp.minimum(jnp.maximum(jnp.min(alphas), 0), 1)
         at_bound = (alphas <= alpha) & (alpha < 1)
-        bound = jnp.where(step < 0, lower, upper)
-        return jnp.where(at_bound, bound, project(xc + alpha * step, box))
+        bound = where(step < 0, lower, upper)
+        return where(at_bound, bound, project(xc + alpha * step, box))
 
     return lax.cond(ascends, truncated, lambda: projected)

@@ -23,6 +23,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 from jaxlbfgsb.types import Integer
 from jaxlbfgsb.xla.batching import with_lanes
+from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.columns import in_columns
 from jaxlbfgsb.xla.packing import Packed, Packing
 from jaxlbfgsb.xla.platform import by_platform
@@ -141,7 +142,7 @@ def repeated(count: Integer, most: int, step: Callable[[Integer, _Out], _Out], s
     """
 
     def step_if_wanted(i: Integer, value: _Out) -> _Out:
-        return jax.tree.map(functools.partial(jnp.where, i < count), step(i, value), value)
+        return jax.tree.map(functools.partial(where, i < count), step(i, value), value)
 
     return by_platform(
         start,

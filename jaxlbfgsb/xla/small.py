@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlbfgsb.types import AnyMatrix, SquareMatrix
+from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.kernel import UNROLLED
 from jaxlbfgsb.xla.platform import by_platform
 
@@ -103,7 +104,7 @@ def _cholesky_by_rows(
 
     def eliminate(j: jax.Array, R: jax.Array) -> jax.Array:
         row = _at(M, j) - _library_product(_column(R, j), R)
-        row = jnp.where(index >= j, row / jnp.sqrt(_at(row, j)), 0)
+        row = where(index >= j, row / jnp.sqrt(_at(row, j)), 0)
         return lax.dynamic_update_index_in_dim(R, row, j, 0)
 
     R = lax.fori_loop(0, n, eliminate, jnp.zeros_like(M), unroll=unroll)
@@ -116,7 +117,7 @@ def _substitute(C: jax.Array, B: jax.Array, unroll: int | None = None) -> jax.Ar
     def eliminate(j: jax.Array, X: jax.Array) -> jax.Array:
         column = _column(C, j)
         x = _at(X, j) / _at(column, j)
-        X = X - jnp.where(index > j, column, 0)[:, None] * x[None, :]
+        X = X - where(index > j, column, 0)[:, None] * x[None, :]
         return lax.dynamic_update_index_in_dim(X, x, j, 0)
 
     return lax.fori_loop(0, C.shape[0], eliminate, B, unroll=unroll)
@@ -130,7 +131,7 @@ def _substitute_back(C: jax.Array, B: jax.Array, unroll: int | None = None) -> j
         j = last - k
         row = _at(C, j)
         x = _at(X, j) / _at(row, j)
-        X = X - jnp.where(index < j, row, 0)[:, None] * x[None, :]
+        X = X - where(index < j, row, 0)[:, None] * x[None, :]
         return lax.dynamic_update_index_in_dim(X, x, j, 0)
 
     return lax.fori_loop(0, C.shape[0], eliminate, B, unroll=unroll)
