@@ -1,5 +1,6 @@
 """Both precisions, and array annotations that are checked."""
 
+import contextlib
 import os
 import tempfile
 
@@ -32,27 +33,37 @@ def dtype(request):
     return request.param
 
 
+@contextlib.contextmanager
+def patched(*patches):
+    """Nothing that was traced before or after is used."""
+    jax.clear_caches()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in patches:
+            patch.setattr(name, value)
+        yield
+    jax.clear_caches()
+
+
+TWO_PLATFORMS = ("jaxlbfgsb.xla.platform.backends", lambda: {"cpu": None, "other": None})
+THE_OTHER = ("jax.lax.platform_dependent", lambda *args, default, **_others: default(*args))
+
+
 @pytest.fixture
-def beside_an_accelerator(monkeypatch):
+def beside_an_accelerator():
     """Programs are traced for all platforms, as in a process that has an accelerator."""
-    jax.clear_caches()
-    monkeypatch.setattr("jaxlbfgsb.xla.platform.backends", lambda: {"cpu": None, "other": None})
-    yield
-    jax.clear_caches()
+    with patched(TWO_PLATFORMS):
+        yield
 
 
 @pytest.fixture
-def as_on_an_accelerator(beside_an_accelerator, monkeypatch):
+def as_on_an_accelerator():
     """What an accelerator gets, compiled for the backend that there is."""
-
-    def default_of(*args, default, **_others):
-        return default(*args)
-
-    monkeypatch.setattr(jax.lax, "platform_dependent", default_of)
+    with patched(TWO_PLATFORMS, THE_OTHER):
+        yield
 
 
-@pytest.fixture(params=["cpu", "accelerator"])
+@pytest.fixture(scope="module", params=["cpu", "accelerator"])
 def either_backend(request):
-    """The test runs twice, the second time `as_on_an_accelerator`."""
-    if request.param == "accelerator":
-        request.getfixturevalue("as_on_an_accelerator")
+    """All tests of a module, which must ask for it, run twice, then `as_on_an_accelerator`."""
+    with patched(TWO_PLATFORMS, THE_OTHER) if request.param == "accelerator" else patched():
+        yield

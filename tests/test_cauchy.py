@@ -23,6 +23,8 @@ SOME = FEW_PRODUCTS // (2 * M) ** 2 + 1
 MANY = SOME_VARIABLES + 1
 assert FEW_VARIABLES < SOME < MANY
 assert not step_is_one_kernel(2 * M, SOME)
+EVERY_SIZE = [(FEW_VARIABLES, 3), (SOME, M), (MANY, 3), (LARGE, 3)]
+"""(n, m): all is one kernel, the walk is, the first breakpoints are walked, chunks follow."""
 
 
 def tolerance(dtype):
@@ -69,13 +71,11 @@ def random_problem(rng, n, dtype, ties=False, width=None):
     return np.clip(x, l, u), g, l, u
 
 
-def check(problem, kept, pairs, dtype, form="compact"):
-    """Compare with the oracle; the number of breakpoints crossed."""
+def check(problem, B, dense, dtype):
+    """Compare with the oracle, which has B as a matrix; the number of breakpoints crossed."""
     x, g, l, u = problem
-    B = histories.FORMS[form](kept)
     got = find(*map(jnp.asarray, (x, g)), Box(*map(jnp.asarray, (l, u))), B)
     xc, c, free = map(np.asarray, got[:3])
-    dense = oracles.bfgs_matrix(pairs, len(x))
     exact, t_end, exact_free, t = oracles.cauchy_point(*oracles.double(x, g, l, u), dense)
 
     assert xc.dtype == c.dtype == dtype
@@ -109,12 +109,14 @@ def check(problem, kept, pairs, dtype, form="compact"):
 def test_random_boxes(n, m, form, ties, dtype):
     rng = np.random.default_rng([n, m, ties])
     crossed = []
+    problems = 20 if n < SOME else 8
     for kept, pairs in histories_of_every_kind(rng, n, m, dtype):
-        for _ in range(20):
-            crossed.append(check(random_problem(rng, n, dtype, ties), kept, pairs, dtype, form))
+        B, dense = histories.FORMS[form](kept), oracles.bfgs_matrix(pairs, n)
+        for _ in range(problems):
+            crossed.append(check(random_problem(rng, n, dtype, ties), B, dense, dtype))
     assert min(crossed) < min(n / 4, WALKED)
     assert max(crossed) >= 0.4 * n
-    assert sum(k > WALKED for k in crossed) > 20 or n < MANY
+    assert sum(k > WALKED for k in crossed) > problems or n < MANY
 
 
 @pytest.mark.parametrize("stored", [0, 2, 8])
@@ -122,17 +124,18 @@ def test_more_breakpoints_than_a_chunk(stored, dtype):
     n, m = LARGE, 3
     rng = np.random.default_rng(stored)
     pairs = histories.rounded(oracles.random_pairs(rng, n, stored), dtype)
-    kept = histories.memory_of(pairs, n, m, dtype)
+    B = histories.compact(histories.memory_of(pairs, n, m, dtype))
+    dense = oracles.bfgs_matrix(pairs[-m:], n)
     for ties in (False, True):
         problem = random_problem(rng, n, dtype, ties, width=1 / 64)
-        assert check(problem, kept, pairs[-m:], dtype) > WALKED + 3 * CHUNK
+        assert check(problem, B, dense, dtype) > WALKED + 3 * CHUNK
 
 
-@pytest.mark.parametrize("n", [FEW_VARIABLES, SOME, MANY, LARGE])
-def test_every_number_of_breakpoints_near_the_switches(n, dtype):
+@pytest.mark.parametrize(("n", "m"), EVERY_SIZE)
+def test_every_number_of_breakpoints_near_the_switches(n, m, dtype):
     """With ``B = I`` the minimiser is at t = 1, so that the crossings can be counted out."""
     rng = np.random.default_rng(n)
-    B = histories.compact(histories.empty(n, M, np.dtype(dtype)))
+    B = histories.compact(histories.empty(n, m, np.dtype(dtype)))
     counts = {0, 1, n - 1, n}
     counts |= {k + d for k in (WALKED, WALKED + CHUNK, WALKED + 5 * CHUNK) for d in (-1, 0, 1)}
     for count in sorted(k for k in counts if k <= n):
@@ -149,10 +152,10 @@ def test_every_number_of_breakpoints_near_the_switches(n, dtype):
 
 def test_a_minimiser_at_a_breakpoint_crosses_it(dtype):
     """Equality goes on: the variable is then on its bound, and active."""
-    for n in (FEW_VARIABLES, SOME, MANY):
+    for n, m in EVERY_SIZE[:-1]:
         x, g = jnp.zeros(n, dtype), jnp.ones(n, dtype)
         l = jnp.full(n, -2, dtype).at[n - 1].set(-1)
-        B = histories.compact(histories.empty(n, M, np.dtype(dtype)))
+        B = histories.compact(histories.empty(n, m, np.dtype(dtype)))
         xc, _, free, *_ = find(x, g, Box(l, jnp.ones(n, dtype)), B)
         np.testing.assert_array_equal(xc, -np.ones(n))
         assert not free[n - 1]
@@ -162,7 +165,7 @@ def test_a_minimiser_at_a_breakpoint_crosses_it(dtype):
 def test_breakpoints_a_rounding_error_away_stay_in_the_box(dtype):
     rng = np.random.default_rng(8)
     n = 60
-    B = histories.compact(histories.empty(n, M, np.dtype(dtype)))
+    B = histories.compact(histories.empty(n, 3, np.dtype(dtype)))
     for _ in range(100):
         x, g = rng.normal(size=(2, n)).astype(dtype)
         end = (x - g).astype(dtype)
@@ -178,11 +181,11 @@ def test_breakpoints_a_rounding_error_away_stay_in_the_box(dtype):
 
 
 def test_all_breakpoints_equal(dtype):
-    for n in (FEW_VARIABLES, SOME, MANY, LARGE):
+    for n, m in EVERY_SIZE:
         x, g = jnp.zeros(n, dtype), -jnp.ones(n, dtype)
         for bound, all_met in ((0.25, True), (1.0, True), (1.5, False)):
             u = jnp.full(n, bound, dtype)
-            B = histories.compact(histories.empty(n, M, np.dtype(dtype)))
+            B = histories.compact(histories.empty(n, m, np.dtype(dtype)))
             xc, _, free, *_ = find(x, g, Box(jnp.full(n, -jnp.inf, dtype), u), B)
             np.testing.assert_array_equal(xc, np.full(n, min(bound, 1.0)))
             assert (~free).all() == all_met
@@ -216,11 +219,12 @@ def test_infinite_bounds_everywhere(dtype):
     n, m = 16, 3
     rng = np.random.default_rng(9)
     pairs = histories.rounded(oracles.random_pairs(rng, n, 5), dtype)
-    kept = histories.memory_of(pairs, n, m, dtype)
+    B = histories.compact(histories.memory_of(pairs, n, m, dtype))
+    dense = oracles.bfgs_matrix(pairs[-m:], n)
     for _ in range(10):
         x, g = rng.normal(size=(2, n)).astype(dtype)
         infinite = np.full(n, np.inf, dtype)
-        assert check((x, g, -infinite, infinite), kept, pairs[-m:], dtype) == 0
+        assert check((x, g, -infinite, infinite), B, dense, dtype) == 0
 
 
 @pytest.mark.parametrize(("n", "m"), [(16, 3), (MANY, 3)])
