@@ -29,8 +29,11 @@ def test_numbers_alone_are_integers():
     got = where(jnp.asarray([True, False]), Phase.DONE, 7)
     assert got.dtype == np.int32
     assert got.tolist() == [Phase.DONE, 7]
-    floats = where(jnp.asarray(True), jnp.int32(3), 7)
-    assert (floats.dtype, floats.weak_type) == (np.int32, False)
+
+
+def test_a_number_takes_the_dtype_of_an_array():
+    got = where(jnp.asarray(True), jnp.int32(3), Phase.DONE)
+    assert (got.dtype, got.weak_type) == (np.int32, False)
 
 
 def test_it_is_one_operation():
