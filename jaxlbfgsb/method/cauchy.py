@@ -31,6 +31,7 @@ from jaxlbfgsb.method.model import Compact, Dense, Model
 from jaxlbfgsb.method.reduced import without_pairs
 from jaxlbfgsb.types import Coefficients, Integer, Mask, PairRows, Scalar, Vector
 from jaxlbfgsb.xla.choice import where
+from jaxlbfgsb.xla.indexing import at, taken
 from jaxlbfgsb.xla.kernel import MANY_VARIABLES, SOME_VARIABLES, one_kernel, step_is_one_kernel
 from jaxlbfgsb.xla.platform import by_platform
 
@@ -152,7 +153,7 @@ def _walk(
 
         def at_b(v: Vector | None) -> Scalar:
             assert v is not None
-            return lax.dynamic_index_in_dim(v, b, keepdims=False)
+            return at(v, b)
 
         w = B.row(b)
         g_b = at_b(g)
@@ -215,13 +216,13 @@ def _cross_chunk(s: _Segment, size: int, t: Vector, d: Vector, B: Model, floor: 
     ahead = (t > s.t) | ((t == s.t) & (index > s.crossed))
     b, left = soonest(t, ahead, s.next_t, s.t - 4 * s.f1 / s.f2, size)
     real = b < n
-    times, b = lax.sort((where(real, t[b], jnp.inf), b), num_keys=1, is_stable=True)
+    times, b = lax.sort((where(real, taken(t, b), jnp.inf), b), num_keys=1, is_stable=True)
     real = b < n
     later = jnp.min(where(left, t, jnp.inf))
     next_times = jnp.append(times[1:], jnp.inf)
     next_times = where(jnp.isfinite(next_times), next_times, later)
 
-    d_b = where(real, d[b], 0)
+    d_b = where(real, taken(d, b), 0)
     dt = where(real, times - s.t, 0)
     step_p = -d_b * where(real, B.rows(jnp.minimum(b, n - 1)), 0)
     steps = jnp.concatenate([step_p, dt * step_p, (d_b**2)[None, :]])
@@ -242,7 +243,7 @@ def _cross_chunk(s: _Segment, size: int, t: Vector, d: Vector, B: Model, floor: 
     k = jnp.min(where(stops, position, last))
 
     def at_k(values: jax.Array) -> jax.Array:
-        return lax.dynamic_index_in_dim(values, k, axis=-1, keepdims=False)
+        return at(values, k, axis=-1)
 
     return _Segment(
         t=at_k(times),

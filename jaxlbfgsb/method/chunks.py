@@ -13,6 +13,7 @@ from jax import lax
 
 from jaxlbfgsb.types import Mask, Scalar, Vector
 from jaxlbfgsb.xla.choice import where
+from jaxlbfgsb.xla.indexing import taken
 
 BUCKETS = 1024
 """Of the histogram."""
@@ -91,8 +92,8 @@ def positions(mask: Mask, size: int) -> jax.Array:
     k = jnp.arange(size, dtype=jnp.int32)
     at = jnp.searchsorted(passed, k, side="right").astype(jnp.int32)
     at = jnp.minimum(at, len(words) - 1)
-    rank = k - where(at > 0, passed[at - 1], 0)
-    return where(k < passed[-1], WORD * at + _place_of_bit(words[at], rank), n)
+    rank = k - where(at > 0, taken(passed, at - 1), 0)
+    return where(k < passed[-1], WORD * at + _place_of_bit(taken(words, at), rank), n)
 
 
 def _place_of_bit(word: jax.Array, rank: jax.Array) -> jax.Array:

@@ -91,7 +91,7 @@ def advance_running(
         lambda: new_direction(moved.x, moved.gradient, box, moved.memory, moved.sides, constrained),
         lambda: Direction(state.xhat, jnp.zeros_like(taken.turns), state.sides),
     )
-    return _turn(taken, direction, box)
+    return _turn(taken, direction, box, constrained)
 
 
 class _Taken(NamedTuple):
@@ -149,7 +149,7 @@ def _take(
     return _Taken(moved, judged.turns)
 
 
-def _turn(taken: _Taken, direction: Direction, box: Box) -> State:
+def _turn(taken: _Taken, direction: Direction, box: Box, constrained: Boolean) -> State:
     """Search towards xhat where a new direction was wanted; the end of the call."""
     moved, turns = taken
     xhat, forgets, sides = direction
@@ -160,7 +160,7 @@ def _turn(taken: _Taken, direction: Direction, box: Box) -> State:
         slope=memory.dot(moved.gradient, d),
         dd=memory.dot(d, d),
         largest=largest_feasible_step(moved.x, d, box),
-        is_constrained=is_constrained(box),
+        is_constrained=constrained,
         is_boxed=is_boxed(box),
     )
     searching = small_kernel(decisions.open_search, *shape, bounded=bounded)(numbers, turns, reach)

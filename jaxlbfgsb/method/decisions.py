@@ -15,7 +15,7 @@ from jaxlbfgsb.method import line_search
 from jaxlbfgsb.method.box import LARGEST_STEP
 from jaxlbfgsb.method.ending import is_doubtful, noise_reason, why_search_failed, why_stop
 from jaxlbfgsb.method.state import Event, Options, Phase, State, pick
-from jaxlbfgsb.method.stopping import NOISE, value_noise
+from jaxlbfgsb.method.stopping import NOISE, reduction_is_small, value_noise
 from jaxlbfgsb.status import Reason
 from jaxlbfgsb.types import Boolean, Integer, Scalar
 from jaxlbfgsb.xla.choice import where
@@ -100,7 +100,9 @@ def judge(state: State, looked: Looked, stays: Boolean, seen: Seen, options: Opt
     takes = accepts | starts
     moves = accepts & ~starts
     moved = _counted(now._replace(search=search, settling=settles, pending=pending), takes, seen)
-    reason = why_stop(state, moved, accepts, failure, options)
+    small = moves & reduction_is_small(state.value, moved.value, options.ftol)
+    doubtful = is_doubtful(state)
+    reason = why_stop(state, moved, accepts, small & ~doubtful, failure, options)
     sy, stores, curvature = _pair(state, moves, seen)
     event = where(restarts, Event.RESTARTED, Event.TRIAL)
     event = where(starts, Event.STARTED, event)
@@ -114,7 +116,7 @@ def judge(state: State, looked: Looked, stays: Boolean, seen: Seen, options: Opt
         takes=takes,
         stores=stores,
         sy=sy,
-        forgets=restarts | is_doubtful(state, moved, moves, options),
+        forgets=restarts | (small & doubtful),
         turns=(accepts | restarts) & (reason == Reason.NOT_FINISHED),
     )
 

@@ -6,12 +6,7 @@ import jax.numpy as jnp
 
 from jaxlbfgsb.method.line_search import LineSearch
 from jaxlbfgsb.method.state import Options, Phase, State
-from jaxlbfgsb.method.stopping import (
-    gradient_noise,
-    observed_noise,
-    reduction_is_small,
-    value_noise,
-)
+from jaxlbfgsb.method.stopping import gradient_noise, observed_noise, value_noise
 from jaxlbfgsb.status import Reason, scipy_statuses
 from jaxlbfgsb.types import Boolean, Integer, Scalar
 from jaxlbfgsb.xla.choice import where
@@ -25,7 +20,12 @@ STALLED_LIMIT = 8
 
 
 def why_stop(
-    state: State, moved: State, accepts: Boolean, failure: Integer, options: Options
+    state: State,
+    moved: State,
+    accepts: Boolean,
+    small_reduction: Boolean,
+    failure: Integer,
+    options: Options,
 ) -> Integer:
     """Why to stop, or NOT_FINISHED: the first test that holds, in SciPy's order.
 
@@ -35,19 +35,19 @@ def why_stop(
         Before and after the trial; they differ where it was accepted.
     accepts
         Whether it was.
+    small_reduction
+        Whether it reduced f by so little that the run has converged.
     failure
         The reason of a search that failed, else NOT_FINISHED.
     """
     moves = accepts & (state.phase != Phase.START)
     gtol = jnp.maximum(options.gtol, options.gtol_rel * moved.pg_norm_at_x0)
-    small_reduction = reduction_is_small(state.value, moved.value, options.ftol)
-    doubtful = is_doubtful(state, moved, moves, options)
     noise = noise_reason(moved, value_noise(moved.value))
     reason = failure
     for holds, code in (  # from the last to the first
         (moves & (moved.stalled >= STALLED_LIMIT), noise),
         (moves & (moved.capped >= CAPPED_LIMIT), Reason.UNBOUNDED),
-        (moves & small_reduction & ~doubtful, Reason.RELATIVE_REDUCTION),
+        (small_reduction, Reason.RELATIVE_REDUCTION),
         (accepts & (moved.pg_norm <= gtol), Reason.PROJECTED_GRADIENT),
         (moves & (moved.nfev > options.maxfun), Reason.MAXFUN),
         (moves & (moved.nit >= options.maxiter), Reason.MAXITER),
@@ -57,14 +57,13 @@ def why_stop(
     return reason
 
 
-def is_doubtful(state: State, moved: State, moves: Boolean, options: Options) -> Boolean:
-    """True if the reduction is small because the step is: along a direction that was bad.
+def is_doubtful(state: State) -> Boolean:
+    """True if a reduction that is small is so because the step is: along a bad direction.
 
     The test for a small reduction does not count then; the memory that gave the direction
     is forgotten, and the next step is projected steepest descent, where it does count.
     """
-    small = reduction_is_small(state.value, moved.value, options.ftol)
-    return moves & small & (state.search.step < SHORT_STEP) & (state.memory.count > 0)
+    return (state.search.step < SHORT_STEP) & (state.memory.count > 0)
 
 
 def noise_reason(state: State, noise: Scalar) -> Integer:

@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxlbfgsb.method.memory import Memory, ages, dot, is_brief, pair_at, with_all_products
 from jaxlbfgsb.types import Ages, Coefficients, Integer, MiddleMatrix, Scalar, Vector
 from jaxlbfgsb.xla import small
 from jaxlbfgsb.xla.choice import where
+from jaxlbfgsb.xla.indexing import at, modulo, put, taken
 from jaxlbfgsb.xla.kernel import one_kernel, repeated, step_is_one_kernel
 
 
@@ -37,15 +37,15 @@ def _two_loops(memory: Memory, v: Vector) -> Vector:
         age: Integer, carry: tuple[Vector, Coefficients]
     ) -> tuple[Vector, Coefficients]:
         q, alphas = carry
-        place = (memory.place - 1 - age) % m
+        place = modulo(memory.place - 1 - age, m)
         s, y, sy = pair_at(memory, place)
         alpha = dot(s, q) / sy
-        return q - alpha * y, lax.dynamic_update_index_in_dim(alphas, alpha, place, 0)
+        return q - alpha * y, put(alphas, alpha, place)
 
     def oldest_to_newest(order: Integer, r: Vector) -> Vector:
-        place = (memory.place - memory.count + order) % m
+        place = modulo(memory.place - memory.count + order, m)
         s, y, sy = pair_at(memory, place)
-        alpha = lax.dynamic_index_in_dim(alphas, place, keepdims=False)
+        alpha = at(alphas, place)
         return r + (alpha - dot(y, r) / sy) * s
 
     start = (v, jnp.zeros_like(memory.products[0, :m]))
@@ -67,12 +67,12 @@ def _coefficients(
     """The combination of the pairs that ``H v - g v`` is, given their products with v."""
     m = products.shape[0] // 2
     R, middle, newest_first, used = _factors(products, theta, place, count)
-    Yv = where(used, with_v[newest_first], 0)
-    Sv = where(used, with_v[m + newest_first], 0)
+    Yv = where(used, taken(with_v, newest_first), 0)
+    Sv = where(used, taken(with_v, m + newest_first), 0)
     a = small.solve_lower(R, Sv[:, None])[:, 0]
     b = small.solve_lower_transposed(R, (dot(middle, a) - Yv / theta)[:, None])[:, 0]
     age = ages(place, m)
-    return jnp.concatenate([-a[age] / theta, b[age]])
+    return jnp.concatenate([-taken(a, age) / theta, taken(b, age)])
 
 
 def _factors(
@@ -84,12 +84,12 @@ def _factors(
     """
     m = products.shape[0] // 2
     age = jnp.arange(m, dtype=jnp.int32)
-    newest_first = (place - 1 - age) % m
+    newest_first = modulo(place - 1 - age, m)
     used = age < count
     both = used[:, None] & used[None, :]
-    rows = products[:, newest_first]
-    sy = where(both, rows[m + newest_first], 0)
-    yy = where(both, rows[newest_first], 0)
+    rows = taken(products, newest_first, axis=1)
+    sy = where(both, taken(rows, m + newest_first), 0)
+    yy = where(both, taken(rows, newest_first), 0)
     is_diagonal = age[:, None] == age[None, :]
     R = where(age[:, None] >= age[None, :], sy, 0) + (is_diagonal & ~used)
     return R, where(is_diagonal, sy, 0) + yy / theta, newest_first, used

@@ -32,6 +32,7 @@ from jaxlbfgsb.types import (
     Vector,
 )
 from jaxlbfgsb.xla.choice import where
+from jaxlbfgsb.xla.indexing import at, entry, modulo, put
 from jaxlbfgsb.xla.kernel import step_is_one_kernel
 from jaxlbfgsb.xla.platform import by_platform
 
@@ -136,13 +137,13 @@ def update(
     place = memory.place
     m = rows.shape[0] // 2
     row = jnp.zeros_like(place) if is_brief(memory) else place
-    yy = lax.dynamic_slice(products, (row, place), (1, 1))[0, 0]
+    yy = entry(products, row, place)
     return Memory(
         pairs=rows,
         products=products,
         theta=where(store, yy / where(store, sy, 1), memory.theta),
         count=where(store, jnp.minimum(memory.count + 1, m), memory.count),
-        place=where(store, (place + 1) % m, place),
+        place=where(store, modulo(place + 1, m), place),
     )
 
 
@@ -176,29 +177,28 @@ def _written(memory: Memory, pair: _Pair, only_with_y: bool) -> tuple[PairRows, 
     m = pairs.shape[0] // 2
     d, step, y, sy = pair
     for row, index in ((y, place), (step * d, m + place)):
-        pairs = lax.dynamic_update_index_in_dim(pairs, row, index, 0)
+        pairs = put(pairs, row, index)
     if is_brief(memory):
         own = jnp.stack([dot(y, y), sy])
-        return pairs, lax.dynamic_update_index_in_dim(products, own, place, 1)
+        return pairs, put(products, own, place, axis=1)
     with_y = dot(pairs, y)
     with_s = jnp.zeros_like(with_y) if only_with_y else step * dot(pairs, d)
-    with_y = lax.dynamic_update_index_in_dim(with_y, sy, m + place, 0)
-    with_s = lax.dynamic_update_index_in_dim(with_s, sy, place, 0)
+    with_y = put(with_y, sy, m + place)
+    with_s = put(with_s, sy, place)
     for column, index in ((with_y, place), (with_s, m + place)):
-        products = lax.dynamic_update_index_in_dim(products, column, index, 0)
-        products = lax.dynamic_update_index_in_dim(products, column, index, 1)
+        products = put(put(products, column, index), column, index, axis=1)
     return pairs, products
 
 
 def pair_at(memory: Memory, place: Integer) -> tuple[Vector, Vector, Scalar]:
     """``s``, ``y`` and ``s'y`` of the pair in one place of the ring."""
     m = memory.pairs.shape[0] // 2
-    y = lax.dynamic_index_in_dim(memory.pairs, place, keepdims=False)
-    s = lax.dynamic_index_in_dim(memory.pairs, m + place, keepdims=False)
+    y = at(memory.pairs, place)
+    s = at(memory.pairs, m + place)
     row = jnp.ones_like(place) if is_brief(memory) else m + place
-    return s, y, lax.dynamic_slice(memory.products, (row, place), (1, 1))[0, 0]
+    return s, y, entry(memory.products, row, place)
 
 
 def ages(place: Integer, m: int) -> Ages:
     """Of the pair in each place of the ring: 0 the newest, ``m - 1`` the oldest."""
-    return (place - 1 - jnp.arange(m, dtype=jnp.int32)) % m
+    return modulo(place - 1 - jnp.arange(m, dtype=jnp.int32), m)

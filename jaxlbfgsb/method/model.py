@@ -44,6 +44,7 @@ from jaxlbfgsb.types import (
 )
 from jaxlbfgsb.xla import small
 from jaxlbfgsb.xla.choice import where
+from jaxlbfgsb.xla.indexing import at, modulo, taken
 from jaxlbfgsb.xla.kernel import repeated, small_kernel
 
 
@@ -87,7 +88,7 @@ def dense(memory: Memory) -> Dense:
     m, n = memory.pairs.shape[0] // 2, memory.pairs.shape[1]
 
     def update(age: Integer, B: SquareMatrix) -> SquareMatrix:
-        place = (memory.place - memory.count + age) % m
+        place = modulo(memory.place - memory.count + age, m)
         s, y, sy = pair_at(memory, place)
         Bs = dot(B, s)
         sBs = dot(s, Bs)
@@ -134,10 +135,10 @@ class Compact(NamedTuple):
         return dot(self.P.T, dot(self.P, c)) - (self.invD * c.T).T
 
     def row(self, b: Integer) -> Coefficients:
-        return self.scale * lax.dynamic_index_in_dim(self.memory.pairs, b, axis=1, keepdims=False)
+        return self.scale * at(self.memory.pairs, b, axis=1)
 
     def rows(self, b: jax.Array) -> jax.Array:
-        return self.scale[:, None] * jnp.take(self.memory.pairs, b, axis=1)
+        return self.scale[:, None] * taken(self.memory.pairs, b, axis=1)
 
     def solve_free(self, free: Mask, r: Vector) -> Vector:
         """By Sherman, Morrison and Woodbury (5.11).

@@ -15,6 +15,7 @@ from jaxlbfgsb.method.memory import Memory, ages, dot
 from jaxlbfgsb.types import Boolean, Coefficients, Integer, Mask, MiddleMatrix, PairRows, Scalar
 from jaxlbfgsb.xla import small
 from jaxlbfgsb.xla.choice import where
+from jaxlbfgsb.xla.indexing import at, modulo, part, put
 from jaxlbfgsb.xla.kernel import one_kernel, step_is_one_kernel
 from jaxlbfgsb.xla.platform import by_platform
 
@@ -126,8 +127,8 @@ def _by_blocks(pairs: PairRows, free: Mask) -> MiddleMatrix:
 
     def add(i: Integer, total: MiddleMatrix) -> MiddleMatrix:
         start = jnp.minimum(i * BLOCK, n - BLOCK)
-        block = lax.dynamic_slice_in_dim(pairs, start, BLOCK, axis=1)
-        is_free = lax.dynamic_slice_in_dim(free, start, BLOCK)
+        block = part(pairs, start, BLOCK, axis=1)
+        is_free = part(free, start, BLOCK)
         is_new = start + jnp.arange(BLOCK) >= i * BLOCK
         is_y = jnp.arange(rows)[:, None] < rows // 2
         return total + dot(where((is_y == is_free) & is_new, block, 0), block.T)
@@ -172,24 +173,19 @@ def _carried_on(
 ) -> tuple[MiddleMatrix, Coefficients, Boolean]:
     """The products and their largest diagonals so far, and whether they can be relied on."""
     m = memory.products.shape[0] // 2
-    y_place = (memory.place - 1) % m
+    y_place = modulo(memory.place - 1, m)
     s_place = m + y_place
     products, is_whole = _with_sides_changed(memory, free, last)
 
-    y, s = (
-        lax.dynamic_index_in_dim(memory.pairs, place, keepdims=False)
-        for place in (y_place, s_place)
-    )
+    y, s = at(memory.pairs, y_place), at(memory.pairs, s_place)
     with_y = dot(memory.pairs, where(free, y, 0))
     with_s = dot(memory.pairs, where(free, 0, s))
-    of_itself = lax.dynamic_slice(with_y, (s_place,), (1,))  # not newer than itself
-    with_s = lax.dynamic_update_slice(with_s, of_itself, (y_place,))
+    with_s = put(with_s, at(with_y, s_place), y_place)  # a pair is not newer than itself
     for place, values in ((y_place, with_y), (s_place, with_s)):
-        products = lax.dynamic_update_index_in_dim(products, values, place, 0)
-        products = lax.dynamic_update_index_in_dim(products, values, place, 1)
+        products = put(put(products, values, place), values, place, axis=1)
 
     diagonal = jnp.diagonal(products)
-    is_newest = jnp.arange(2 * m) % m == y_place
+    is_newest = modulo(jnp.arange(2 * m, dtype=jnp.int32), m) == y_place
     largest = where(is_newest, diagonal, jnp.maximum(last.largest, diagonal))
     used, _, _ = order(memory.place, memory.count, m)
     keeps_digits = (diagonal >= LEAST_LEFT * largest) | ~jnp.append(used, used)
@@ -214,9 +210,6 @@ def _products_of_changed(pairs: PairRows, changed: Mask, free: Mask, some: Boole
     """
     n = changed.shape[0]
 
-    def at(values: jax.Array, i: Integer) -> jax.Array:
-        return lax.dynamic_index_in_dim(values, i, axis=-1, keepdims=False)
-
     def next_one(i: Integer) -> Integer:
         return lax.while_loop(lambda i: (i < n) & ~at(changed, i), lambda i: i + 1, i)
 
@@ -227,10 +220,10 @@ def _products_of_changed(pairs: PairRows, changed: Mask, free: Mask, some: Boole
         i, column, total = carry
         sign = where(at(free, i), 1, -1).astype(total.dtype)
         following = next_one(i + 1)
-        return following, at(pairs, following), total + sign * jnp.outer(column, column)
+        return following, at(pairs, following, axis=1), total + sign * jnp.outer(column, column)
 
     first = next_one(where(some, 0, n).astype(jnp.int32))
-    column = at(pairs, first)
+    column = at(pairs, first, axis=1)
     # Zeros of the type that the sums have inside of `shard_map`.
     start = first, column, jnp.zeros_like(jnp.outer(column, column))
     return lax.while_loop(lambda carry: carry[0] < n, add, start)[2]

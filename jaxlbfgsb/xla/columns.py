@@ -176,14 +176,12 @@ def _sliced(eqn: Any, columns: _Values) -> _Values:
 
 
 def _dynamic_sliced(eqn: Any, columns: _Values) -> _Values:
-    column, *start = columns
     sizes = (*eqn.params["slice_sizes"], 1)
-    return [lax.dynamic_slice(column, (*start, _zero_of(eqn)), sizes)]
+    return _bound(eqn, [*columns, _zero_of(eqn)], slice_sizes=sizes)
 
 
 def _dynamic_updated(eqn: Any, columns: _Values) -> _Values:
-    column, update, *start = columns
-    return [lax.dynamic_update_slice(column, update, (*start, _zero_of(eqn)))]
+    return _bound(eqn, [*columns, _zero_of(eqn)])
 
 
 def _zero_of(eqn: Any) -> Any:

@@ -18,6 +18,7 @@ from jax import lax
 
 from jaxlbfgsb.types import AnyMatrix, SquareMatrix
 from jaxlbfgsb.xla.choice import where
+from jaxlbfgsb.xla.indexing import at, part, put
 from jaxlbfgsb.xla.kernel import UNROLLED
 from jaxlbfgsb.xla.platform import by_platform
 
@@ -66,15 +67,6 @@ def _library_product(A: jax.Array, B: jax.Array) -> jax.Array:
     return jnp.dot(A, B, precision=lax.Precision.HIGHEST)
 
 
-def _at(A: jax.Array, i: jax.Array) -> jax.Array:
-    """Entry i of a vector, row i of a matrix."""
-    return lax.dynamic_index_in_dim(A, i, keepdims=False)
-
-
-def _column(A: jax.Array, j: jax.Array) -> jax.Array:
-    return lax.dynamic_index_in_dim(A, j, axis=1, keepdims=False)
-
-
 def _product_by_terms(A: jax.Array, B: jax.Array) -> jax.Array:
     """The sum of the outer products of the columns of A and the rows of B, a few at a time."""
     n = A.shape[1]
@@ -82,8 +74,8 @@ def _product_by_terms(A: jax.Array, B: jax.Array) -> jax.Array:
     rest = (n - 1) % few + 1
 
     def terms(start: jax.Array | int, count: int) -> jax.Array:
-        columns = lax.dynamic_slice_in_dim(A, start, count, axis=1)
-        rows = lax.dynamic_slice_in_dim(B, start, count, axis=0)
+        columns = part(A, start, count, axis=1)
+        rows = part(B, start, count)
         return functools.reduce(
             operator.add, (columns[:, k, None] * rows[k, None, :] for k in range(count))
         )
@@ -103,9 +95,9 @@ def _cholesky_by_rows(
     index = jnp.arange(M.shape[1])
 
     def eliminate(j: jax.Array, R: jax.Array) -> jax.Array:
-        row = _at(M, j) - _library_product(_column(R, j), R)
-        row = where(index >= j, row / jnp.sqrt(_at(row, j)), 0)
-        return lax.dynamic_update_index_in_dim(R, row, j, 0)
+        row = at(M, j) - _library_product(at(R, j, axis=1), R)
+        row = where(index >= j, row / jnp.sqrt(at(row, j)), 0)
+        return put(R, row, j)
 
     R = lax.fori_loop(0, n, eliminate, jnp.zeros_like(M), unroll=unroll)
     return R[:, :n], R[:, n:]
@@ -115,10 +107,10 @@ def _substitute(C: jax.Array, B: jax.Array, unroll: int | None = None) -> jax.Ar
     index = jnp.arange(C.shape[0])
 
     def eliminate(j: jax.Array, X: jax.Array) -> jax.Array:
-        column = _column(C, j)
-        x = _at(X, j) / _at(column, j)
+        column = at(C, j, axis=1)
+        x = at(X, j) / at(column, j)
         X = X - where(index > j, column, 0)[:, None] * x[None, :]
-        return lax.dynamic_update_index_in_dim(X, x, j, 0)
+        return put(X, x, j)
 
     return lax.fori_loop(0, C.shape[0], eliminate, B, unroll=unroll)
 
@@ -129,9 +121,9 @@ def _substitute_back(C: jax.Array, B: jax.Array, unroll: int | None = None) -> j
 
     def eliminate(k: jax.Array, X: jax.Array) -> jax.Array:
         j = last - k
-        row = _at(C, j)
-        x = _at(X, j) / _at(row, j)
+        row = at(C, j)
+        x = at(X, j) / at(row, j)
         X = X - where(index < j, row, 0)[:, None] * x[None, :]
-        return lax.dynamic_update_index_in_dim(X, x, j, 0)
+        return put(X, x, j)
 
     return lax.fori_loop(0, C.shape[0], eliminate, B, unroll=unroll)

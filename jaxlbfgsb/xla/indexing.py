@@ -1,0 +1,55 @@
+"""Parts of an array at an index that is known at run time and never negative.
+
+JAX lets an index count from the end: a comparison, a sum and a choice for each, in a function of
+its own.  To trace, lower and compile those takes longer than the access, and nothing here counts
+from the end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+
+def at(A: jax.Array, i: jax.Array, axis: int = 0) -> jax.Array:
+    """Entry i of a vector, row i of a matrix; without the axis."""
+    return lax.squeeze(part(A, i, 1, axis), (axis,))
+
+
+def put(A: jax.Array, values: jax.Array, i: jax.Array, axis: int = 0) -> jax.Array:
+    """A with `values` where `at` reads."""
+    values = lax.expand_dims(values, (axis,))
+    return lax.dynamic_update_slice(A, values, _start(A, i, axis), allow_negative_indices=False)
+
+
+def part(A: jax.Array, start: Any, size: int, axis: int = 0) -> jax.Array:
+    """So many rows (entries, columns) from `start` on."""
+    sizes = list(A.shape)
+    sizes[axis] = size
+    return lax.dynamic_slice(A, _start(A, start, axis), sizes, allow_negative_indices=False)
+
+
+def entry(A: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
+    """A number of a matrix."""
+    number = lax.dynamic_slice(A, (i, j), (1, 1), allow_negative_indices=False)
+    return lax.squeeze(number, (0, 1))
+
+
+def taken(A: jax.Array, indices: jax.Array, axis: int = 0) -> jax.Array:
+    """The entries (rows, columns) at all the indices."""
+    return jnp.take(A, indices, axis=axis, mode="clip")
+
+
+def modulo(i: jax.Array, m: int) -> jax.Array:
+    """The remainder of integers that may be as low as ``-m``, for a place in a ring of m."""
+    return lax.rem(lax.add(i, np.asarray(m, i.dtype)), np.asarray(m, i.dtype))
+
+
+def _start(A: jax.Array, i: Any, axis: int) -> list[Any]:
+    start = [np.zeros((), jnp.result_type(i))] * A.ndim
+    start[axis] = i
+    return start
