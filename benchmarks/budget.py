@@ -159,7 +159,8 @@ def parts_in_a_loop(n: int) -> dict[str, float]:
     def judge(g: jax.Array) -> Any:
         stored = core._take(run, value, g, unit, options, jnp.asarray(1))
         end = direction.Direction(x * g, stored.turns, None)
-        return core._turn(taken._replace(turns=stored.turns), end, unit).search
+        moved = taken._replace(turns=stored.turns)
+        return core._turn(moved, end, unit, box.is_constrained(unit)).search
 
     def subspace(g: jax.Array) -> Any:  # a matrix that changes, or its factor is made once
         numbers = "matrix" if isinstance(B, model.Dense) else "scale"

@@ -20,7 +20,7 @@ from jaxlbfgsb.method.state import Options
 from jaxlbfgsb.program.closures import fingerprint
 from jaxlbfgsb.program.recent import Recent
 from jaxlbfgsb.program.tracing import Data, Program, can_be_kept, settings_of_jax
-from jaxlbfgsb.pytrees import BoundLeaves, refuse_nan
+from jaxlbfgsb.pytrees import BoundLeaves, refuse_nan, strong
 from jaxlbfgsb.sight.watching import Watch
 from jaxlbfgsb.types import PyTree
 
@@ -75,6 +75,7 @@ def recall(
     if known is None:
         return None
     refuse_nan(x0)
+    x0 = strong(x0) if isinstance(x0, jax.Array) else x0
     program, m, rule, watch, data, _, lower, upper, options = known.prepared
     data = Data(data.consts, list(args))
     return Prepared(program, m, rule, watch, data, x0, lower, upper, options)
@@ -128,9 +129,9 @@ def _array_key(array: Any) -> Hashable | None:
     kind = type(array)
     if kind is np.ndarray:
         return array.shape, array.dtype.str
-    if kind is not _array_type() or array.weak_type:
+    if kind is not _array_type():
         return None
-    return kind, array.shape, array.dtype
+    return kind, array.shape, array.dtype, array.weak_type
 
 
 def _side_key(side: Any) -> Hashable | None:

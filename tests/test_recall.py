@@ -44,6 +44,16 @@ def test_new_data_are_not_prepared_for(array, unprepared, dtype):
     assert solved(x0, array(np.array([-1, 1], dtype)), bounds) == [0, 1]
 
 
+def test_a_start_of_a_weak_type_is_known_again(unprepared):
+    x0, target = jnp.full(2, 0.5), jnp.asarray([1.0, 2.0])
+    assert x0.weak_type
+    assert solved(x0, target, None) == [1, 2]
+    unprepared()
+    assert solved(x0, target, None) == [1, 2]
+    with pytest.raises(AssertionError, match="anew"):  # such data are traced in another way
+        solved(x0, x0, None)
+
+
 def test_bounds_that_changed_in_place_count(dtype):
     x0, upper, target = np.zeros(2, dtype), np.full(2, 3, dtype), np.full(2, 9, dtype)
     assert solved(x0, target, (None, upper)) == [3, 3]

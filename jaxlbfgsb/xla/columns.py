@@ -176,12 +176,16 @@ def _sliced(eqn: Any, columns: _Values) -> _Values:
 
 
 def _dynamic_sliced(eqn: Any, columns: _Values) -> _Values:
+    column, *start = columns
     sizes = (*eqn.params["slice_sizes"], 1)
-    return _bound(eqn, [*columns, _zero_of(eqn)], slice_sizes=sizes)
+    start.append(_zero_of(eqn))
+    return [lax.dynamic_slice(column, start, sizes, allow_negative_indices=False)]
 
 
 def _dynamic_updated(eqn: Any, columns: _Values) -> _Values:
-    return _bound(eqn, [*columns, _zero_of(eqn)])
+    column, update, *start = columns
+    start.append(_zero_of(eqn))
+    return [lax.dynamic_update_slice(column, update, start, allow_negative_indices=False)]
 
 
 def _zero_of(eqn: Any) -> Any:
