@@ -356,15 +356,26 @@ class TestCosts:
         assert without_rule == with_rule
         assert len(traces) == 1
 
-    def test_one_trace_when_differentiated(self):
-        traces = []
+    @pytest.mark.parametrize("n", [2, 600], ids=["one kernel", "many"])
+    def test_one_trace_when_differentiated(self, n, monkeypatch):
+        traces, solvers = [], []
+        loop = importlib.import_module("jaxlbfgsb.loop")
+        advance = loop.advance_running
+
+        def advance_counted(*args):
+            solvers.append(1)
+            return advance(*args)
 
         def fun(x, p):
             traces.append(1)
-            return distance(x, p)
+            return jnp.sum((x - p) ** 2)
 
-        jax.hessian(lambda p: minimize(fun, jnp.zeros(2), (p,)).fun)(jnp.ones(2))
-        assert len(traces) == 1
+        monkeypatch.setattr(loop, "advance_running", advance_counted)
+        jax.clear_caches()
+        solved = jax.jit(jax.grad(lambda p: minimize(fun, jnp.zeros(n), (p,)).x.sum()))
+        solved.trace(jnp.ones(n))
+        jax.clear_caches()
+        assert (len(traces), len(solvers)) == (1, 1)
 
     def test_many_variables_in_reverse_mode(self):
         n = 100_000

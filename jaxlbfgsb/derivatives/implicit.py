@@ -118,9 +118,14 @@ def differentiable(
     if not rule.implicit:
         return lambda problem, start: forward_only(solve(problem, start), _FORWARD_ONLY)
 
+    solve = jax.jit(solve)
+
     @jax.custom_jvp
     def solution(problem: Problem, start: PyTree) -> Result:
-        return solve(problem, start)
+        # Called twice where it is differentiated: first with no mesh, then with one that is empty,
+        # which JAX tells apart.  With the same one it is traced once.
+        with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
+            return solve(problem, start)
 
     @functools.partial(solution.defjvp, symbolic_zeros=True)
     def solution_jvp(primals: Any, tangents: Any) -> tuple[Result, Result]:
