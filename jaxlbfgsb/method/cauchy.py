@@ -224,7 +224,7 @@ def _cross_chunk(s: _Segment, size: int, t: Vector, d: Vector, B: Model, floor: 
 
     d_b = where(real, taken(d, b), 0)
     dt = where(real, times - s.t, 0)
-    step_p = -d_b * where(real, B.rows(jnp.minimum(b, n - 1)), 0)
+    step_p = -d_b * where(real, B.rows(b), 0)
     steps = jnp.concatenate([step_p, dt * step_p, (d_b**2)[None, :]])
     sums = prefix_sums(lax.optimization_barrier(steps))
     rows = s.p.shape[0]

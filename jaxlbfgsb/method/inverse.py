@@ -146,7 +146,7 @@ class InverseHessian:
 
     def _oldest_first(self) -> tuple[jax.Array, jax.Array]:
         m = self.memory.pairs.shape[-2] // 2
-        place = (self.memory.place + jnp.arange(m, dtype=jnp.int32)) % m
+        place = modulo(self.memory.place + jnp.arange(m, dtype=jnp.int32), m)
         used = (jnp.arange(m) >= m - self.memory.count)[:, None]
         return (
             where(used, self.memory.pairs[m + place], 0),

@@ -1,8 +1,8 @@
 """Parts of an array at an index that is known at run time and never negative.
 
 JAX lets an index count from the end: a comparison, a sum and a choice for each, in a function of
-its own.  To trace, lower and compile those takes longer than the access, and nothing here counts
-from the end.
+its own.  Nothing here does, and in two variables they were an eighth of the operations of a
+program, all of which are traced, lowered and compiled in a first call.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def entry(A: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
 
 
 def taken(A: jax.Array, indices: jax.Array, axis: int = 0) -> jax.Array:
-    """The entries (rows, columns) at all the indices."""
+    """The entries (rows, columns) at all the indices; beyond the end, the last."""
     return jnp.take(A, indices, axis=axis, mode="clip")
 
 
