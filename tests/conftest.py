@@ -1,6 +1,7 @@
 """Both precisions, and array annotations that are checked."""
 
 import contextlib
+import functools
 import os
 import tempfile
 
@@ -56,9 +57,14 @@ def beside_an_accelerator():
 
 
 @pytest.fixture
-def as_on_an_accelerator():
-    """What an accelerator gets, compiled for the backend that there is."""
-    with patched(TWO_PLATFORMS, THE_OTHER):
+def on_an_accelerator():
+    """A context in which what an accelerator gets is compiled for the backend that there is."""
+    return functools.partial(patched, TWO_PLATFORMS, THE_OTHER)
+
+
+@pytest.fixture
+def as_on_an_accelerator(on_an_accelerator):
+    with on_an_accelerator():
         yield
 
 

@@ -28,8 +28,7 @@ def store(kept, pairs):
     """Update the memory with each pair in turn."""
     dtype = kept.pairs.dtype
     for s, y in pairs:
-        sy = jnp.asarray(s @ y, dtype)
-        kept = update(kept, jnp.asarray(s, dtype), jnp.asarray(y, dtype), sy, jnp.asarray(True))
+        kept = update(kept, *(np.asarray(v, dtype) for v in (s, y, s @ y)), np.True_)
     return kept
 
 
@@ -49,9 +48,14 @@ def width(B):
     return len(B.matrix) if isinstance(B, model.Dense) else B.memory.pairs.shape[1]
 
 
+@jax.jit
+def transposed_W(B):
+    return B.rows(jnp.arange(width(B)))
+
+
 def W(B):
     """``W`` in float64."""
-    return np.asarray(B.rows(jnp.arange(width(B))), np.float64).T
+    return np.asarray(transposed_W(B), np.float64).T
 
 
 def dense(B):

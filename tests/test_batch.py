@@ -29,11 +29,6 @@ def lanes(dtype):
     return x0, a, (-3.0, upper)
 
 
-@pytest.fixture(params=[3, 1024], ids=["blocks", "one block"])
-def block(request, monkeypatch):
-    monkeypatch.setattr(batch, "CPU_BLOCK", request.param)
-
-
 def assert_lanes_are_single_solves(result, fun, lanes, exactly=True):
     x0, a, (lower, upper) = lanes
     for i in range(len(x0)):
@@ -49,9 +44,9 @@ def assert_lanes_are_single_solves(result, fun, lanes, exactly=True):
         assert (result.x[i] <= upper[i]).all()
 
 
-@pytest.mark.parametrize("fun", [rosenbrock, with_product])
-@pytest.mark.usefixtures("block")
-def test_each_lane_is_its_single_solve(fun, lanes, dtype):
+@pytest.mark.parametrize(("fun", "block"), [(rosenbrock, 3), (rosenbrock, 1024), (with_product, 3)])
+def test_each_lane_is_its_single_solve(fun, block, lanes, dtype, monkeypatch):
+    monkeypatch.setattr(batch, "CPU_BLOCK", block)
     x0, a, bounds = lanes
     result = minimize_batch(fun, x0, (a,), bounds=bounds)
     assert result.x.dtype == dtype
@@ -70,20 +65,20 @@ def test_vmap_is_the_same(lanes):
     np.testing.assert_array_equal(mapped.nfev, result.nfev)
 
 
-@pytest.mark.usefixtures("as_on_an_accelerator")
 @pytest.mark.parametrize(
-    ("shared", "many"),
-    [(True, LANES), (False, LANES + 1)],
+    ("dtype", "shared", "many"),
+    [(np.float32, True, LANES), (np.float64, False, LANES + 1)],
     ids=["one box, the last by themselves", "boxes, together"],
 )
-def test_lanes_in_step_as_on_an_accelerator(lanes, shared, many, monkeypatch):
+def test_lanes_in_step_as_on_an_accelerator(lanes, shared, many, monkeypatch, on_an_accelerator):
     x0, a, (lower, upper) = lanes
     if shared:
         upper = np.broadcast_to(upper[0], upper.shape)
     monkeypatch.setattr(batch, "solve_in_turn", batch.solve_in_step)
     monkeypatch.setattr(blocks, "MANY_LANES", many)
     axes, side = ((0, 0, None), upper[0]) if shared else ((0, 0, 0), upper)
-    result = minimize_batch(rosenbrock, x0, (a,), in_axes=axes, bounds=(lower, side))
+    with on_an_accelerator():
+        result = minimize_batch(rosenbrock, x0, (a,), in_axes=axes, bounds=(lower, side))
     assert_lanes_are_single_solves(result, rosenbrock, (x0, a, (lower, upper)), exactly=False)
 
 

@@ -9,7 +9,14 @@ from jax import lax
 from jaxlbfgsb.xla import columns
 from jaxlbfgsb.xla.columns import LONG, WINDOW, in_columns
 
-LENGTHS = [LONG - 1, LONG, WINDOW, WINDOW + 1, 4 * WINDOW + 3]
+LENGTHS = [
+    (LONG - 1, np.float32),
+    (LONG, np.float64),
+    (WINDOW, np.float32),
+    (WINDOW + 1, np.float64),
+    (4 * WINDOW + 3, np.float32),
+    (4 * WINDOW + 3, np.float64),
+]
 
 
 def mixed(x, A, k):
@@ -65,7 +72,7 @@ def assert_same(got, expected, dtype):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize(("n", "dtype"), LENGTHS)
 def test_columns_change_nothing(n, dtype):
     rng = np.random.default_rng(n)
     x, A = (jnp.asarray(rng.uniform(-1, 1, shape), dtype) for shape in ((n,), (3, n)))

@@ -21,7 +21,7 @@ from benchmarks.problems import load  # noqa: E402
 # compiled once).
 SHORT = (
     *("BRANIN", "EGGCRATEB", "EXP2B", "HS4", "HS5", "PRICE4B"),
-    *("BOX2", "DGOSPEC", "HS25", "KOEBHELB", "LEVYMONT6", "PFIT1LS"),
+    *("BOX2", "DGOSPEC", "KOEBHELB", "LEVYMONT6", "PFIT1LS"),
     *("HATFLDA", "HS38", "PALMER4B"),
     "S368",
 )

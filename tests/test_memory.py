@@ -4,7 +4,6 @@ import functools
 
 import histories
 import jax
-import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
@@ -36,11 +35,9 @@ def test_products_are_inner_products_with_sy_as_given(m, dtype):
     kept = histories.empty(N, m, np.dtype(dtype))
     for _ in range(2 * m + 1):
         ((s, y),) = histories.rounded(oracles.random_pairs(rng, N, 1), dtype)
-        sy = jnp.asarray(1.25 * (s @ y), dtype)  # unlike s @ y, to see which one is used
+        sy = np.asarray(1.25 * (s @ y), dtype)  # unlike s @ y, to see which one is used
         place = int(kept.place)
-        kept = histories.update(
-            kept, jnp.asarray(s, dtype), jnp.asarray(y, dtype), sy, jnp.asarray(True)
-        )
+        kept = histories.update(kept, np.asarray(s, dtype), np.asarray(y, dtype), sy, np.True_)
         np.testing.assert_array_equal(kept.pairs[place], y)
         np.testing.assert_array_equal(kept.pairs[m + place], s)
         assert kept.products[place, m + place] == kept.products[m + place, place] == sy
@@ -60,8 +57,8 @@ def test_a_skipped_pair_changes_no_bit(m, dtype):
     for stored in range(2 * m + 1):
         before = histories.memory_of(oracles.random_pairs(rng, N, stored), N, m, dtype)
         for bad in (1.0, np.nan, np.inf):
-            v = jnp.full(N, bad, dtype)
-            after = histories.update(before, v, -v, -v[0], jnp.asarray(False))
+            v = np.full(N, bad, dtype)
+            after = histories.update(before, v, -v, -v[0], np.False_)
             assert_same_bits(after, before)
 
 
@@ -74,9 +71,9 @@ def test_both_ways_to_write_agree(m, stored, wanted, dtype):
         before = histories.memory_of(oracles.random_pairs(rng, N, count), N, m, dtype)
         before = memory.brief(before) if wanted == "brief" else before
         ((s, y),) = histories.rounded(oracles.random_pairs(rng, N, 1), dtype)
-        given = tuple(jnp.asarray(v, dtype) for v in (2 * s, 0.5, y, s @ y))
+        given = tuple(np.asarray(v, dtype) for v in (2 * s, 0.5, y, s @ y))
         if_stored, either_way = (
-            jax.jit(write, static_argnums=3)(before, given, jnp.asarray(stored), wanted == "with y")
+            jax.jit(write, static_argnums=3)(before, given, np.asarray(stored), wanted == "with y")
             for write in (memory._written_if_stored, memory._written_either_way)
         )
         assert_same_bits(if_stored[0], either_way[0])
@@ -95,9 +92,9 @@ def test_what_the_inverse_needs_of_the_products(m, dtype):
     pairs = histories.rounded(oracles.random_pairs(rng, N, 2 * m + 1), dtype)
     kept = part = histories.empty(N, m, np.dtype(dtype))
     for s, y in pairs:
-        pair = [jnp.asarray(v, dtype) for v in (s, y, 1.25 * (s @ y))]
-        kept = histories.update(kept, *pair, jnp.asarray(True))
-        part = for_inverse(part, *pair, jnp.asarray(True))
+        pair = [np.asarray(v, dtype) for v in (s, y, 1.25 * (s @ y))]
+        kept = histories.update(kept, *pair, np.True_)
+        part = for_inverse(part, *pair, np.True_)
         everything = with_all_products(part)
         np.testing.assert_allclose(everything.products, kept.products, atol=close(dtype, 30))
         age = np.asarray(memory.ages(kept.place, m))
@@ -107,7 +104,7 @@ def test_what_the_inverse_needs_of_the_products(m, dtype):
         is_needed[:m, m:] = is_needed[m:, :m].T
         got, expected = (np.where(is_needed, k.products, 0) for k in (part, kept))
         np.testing.assert_allclose(got, expected, atol=close(dtype, 30))
-        v = jnp.asarray(rng.normal(size=N), dtype)
+        v = np.asarray(rng.normal(size=N), dtype)
         got, expected = (times(k, v) for k in (part, kept))
         size = np.abs(expected).max()
         np.testing.assert_allclose(got, expected, atol=close(dtype, size))
@@ -121,9 +118,9 @@ def test_what_few_variables_need_of_the_products(m, dtype):
     kept = histories.empty(N, m, np.dtype(dtype))
     part = memory.empty(N, m, np.dtype(dtype), brief=True)
     for s, y in histories.rounded(oracles.random_pairs(rng, N, m + 3), dtype):
-        pair = [jnp.asarray(v, dtype) for v in (s, y, s @ y)]
-        kept = histories.update(kept, *pair, jnp.asarray(True))
-        part = histories.update(part, *pair, jnp.asarray(True))
+        pair = [np.asarray(v, dtype) for v in (s, y, s @ y)]
+        kept = histories.update(kept, *pair, np.True_)
+        part = histories.update(part, *pair, np.True_)
         assert_same_bits(
             memory.brief(everything := with_all_products(part)).products[1], part.products[1]
         )
@@ -145,7 +142,7 @@ def test_H_is_the_inverse_of_bfgs_at_every_offset_of_the_ring(m, form, dtype):
     for stored in range(2 * m + 2):
         kept = histories.memory_of(pairs[:stored], N, m, dtype)
         expected = np.linalg.inv(oracles.bfgs_matrix(pairs[:stored][-m:], N))
-        got = times(kept, jnp.eye(N, dtype=dtype))
+        got = times(kept, np.eye(N, dtype=dtype))
         np.testing.assert_allclose(got, expected, atol=close(dtype, np.abs(expected).max()))
 
 
@@ -153,31 +150,34 @@ def test_H_is_the_inverse_of_bfgs_at_every_offset_of_the_ring(m, form, dtype):
 def test_a_memory_suits_the_box_where_bounds_come_and_go(n, m):
     """Brief in any box; without bounds (twice: a kernel with them, none); never."""
     rng = np.random.default_rng(n)
-    pairs = [tuple(map(jnp.asarray, pair)) for pair in oracles.random_pairs(rng, n, m + 3)]
-    free, bounded = Box(None, None), Box(jnp.full(n, -1.0), jnp.full(n, 1.0))
+    pairs = [tuple(map(np.asarray, pair)) for pair in oracles.random_pairs(rng, n, m + 3)]
+    free, bounded = Box(None, None), Box(np.full(n, -1.0), np.full(n, 1.0))
+    start = jax.jit(init, static_argnums=2)
+    suit, times = jax.jit(suited_to), jax.jit(inverse.inverse_times)
 
     def run_in(box):
         update = jax.jit(functools.partial(memory.update, only_with_y=box.is_everything))
-        run = init(jnp.zeros(n), box, m)
+        run = start(np.zeros(n), box, m)
         for s, y in pairs:
-            kept = update(run.memory, s, y, s @ y, jnp.asarray(True))
+            kept = update(run.memory, s, y, s @ y, np.True_)
             run = run._replace(memory=kept)
         return run
 
     assert memory.is_brief(run_in(free).memory) == (n < 600)
     assert memory.is_brief(run_in(bounded).memory) == (n == N)
     for before, after in ((free, bounded), (bounded, free), (free, free), (bounded, bounded)):
-        got, expected = suited_to(run_in(before), after), run_in(after)
-        assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, expected)
+        got, expected = suit(run_in(before), after), run_in(after)
+        assert jax.tree.map(np.shape, got) == jax.tree.map(np.shape, expected)
         if after is bounded or memory.is_brief(expected.memory):
             np.testing.assert_allclose(got.memory.products, expected.memory.products, atol=1e-9)
-        times = (inverse.inverse_times(run.memory, jnp.ones(n)) for run in (got, expected))
-        np.testing.assert_allclose(*times, rtol=1e-9, atol=1e-9)
+        products = (times(run.memory, np.ones(n)) for run in (got, expected))
+        np.testing.assert_allclose(*products, rtol=1e-9, atol=1e-9)
 
 
 def test_ages_count_back_from_the_newest_pair():
+    ages = jax.jit(memory.ages, static_argnums=1)
     for m in (1, 2, 5):
         for stored in range(1, 3 * m):
-            age = np.asarray(memory.ages(jnp.asarray(stored % m, jnp.int32), m))
+            age = np.asarray(ages(np.int32(stored % m), m))
             for back in range(m):
                 assert age[(stored - 1 - back) % m] == back

@@ -2,7 +2,6 @@
 
 import histories
 import jax
-import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
@@ -34,12 +33,12 @@ def random_problem(rng, free, dtype, width):
 
 def at_point(xc, c, free):
     """Anywhere, not on the path: in few variables neither t nor p is used."""
-    return CauchyPoint(xc, c, free, jnp.full((), jnp.nan, xc.dtype), jnp.full_like(c, jnp.nan))
+    return CauchyPoint(xc, c, free, np.full((), np.nan, xc.dtype), np.full_like(c, np.nan))
 
 
 def cauchy_point_at(xc, x, free, B):
     c = histories.W(B).T @ (xc.astype(np.float64) - x)
-    return at_point(jnp.asarray(xc), jnp.asarray(c, xc.dtype), jnp.asarray(free))
+    return at_point(xc, np.asarray(c, xc.dtype), free)
 
 
 def compare_with_dense_solve(minimize, m, dtype, least_slope, form="compact"):
@@ -54,9 +53,9 @@ def compare_with_dense_solve(minimize, m, dtype, least_slope, form="compact"):
         for free in oracles.free_sets(rng, N):
             for width in (0.5, 2.0, 50.0):
                 x, g, l, u, xc = random_problem(rng, free, dtype, width)
-                box = Box(jnp.asarray(l), jnp.asarray(u))
+                box = Box(l, u)
                 cauchy = cauchy_point_at(xc, x, free, B)
-                got = np.asarray(minimize(jnp.asarray(x), jnp.asarray(g), box, B, cauchy))
+                got = np.asarray(minimize(x, g, box, B, cauchy))
                 assert got.dtype == dtype
                 assert ((l <= got) & (got <= u)).all()
                 np.testing.assert_array_equal(got[~free], xc[~free])
@@ -95,13 +94,13 @@ def test_a_projected_step_that_descends_too_little_is_truncated(dtype, monkeypat
 
 def test_truncated_point_is_on_the_bound_it_meets_bit_for_bit(dtype):
     """With ``B = I`` the step is exact; variable 0 meets its bound first."""
-    x = jnp.asarray([0.0, 0.0, 0.0], dtype)
-    xc = jnp.asarray([0.1, 0.0, 0.7], dtype)
-    g = jnp.asarray([-3.0, -1.0, 10.0], dtype)  # ascends: the third variable is not free
-    box = Box(jnp.full(3, -1, dtype), jnp.asarray([0.3, 9.0, 1.0], dtype))
+    x = np.array([0.0, 0.0, 0.0], dtype)
+    xc = np.array([0.1, 0.0, 0.7], dtype)
+    g = np.array([-3.0, -1.0, 10.0], dtype)  # ascends: the third variable is not free
+    box = Box(np.full(3, -1, dtype), np.array([0.3, 9.0, 1.0], dtype))
     kept = histories.empty(3, 2, np.dtype(dtype))
     B = histories.compact(kept)
-    cauchy = at_point(xc, jnp.zeros(4, dtype), jnp.asarray([True, True, False]))
+    cauchy = at_point(xc, np.zeros(4, dtype), np.array([True, True, False]))
     got = minimize(x, g, box, B, cauchy)
     assert got[0] == dtype(0.3)
     alpha = (0.3 - 0.1) / 2.9
@@ -109,11 +108,11 @@ def test_truncated_point_is_on_the_bound_it_meets_bit_for_bit(dtype):
 
 
 def test_a_blocked_step_stays_at_the_cauchy_point(dtype):
-    x, xc = jnp.asarray([0.0, 0.0], dtype), jnp.asarray([0.5, 0.5], dtype)
-    g = jnp.asarray([-1.0, 4.0], dtype)
-    box = Box(jnp.full(2, -1, dtype), jnp.asarray([0.5, 0.5], dtype))
+    x, xc = np.array([0.0, 0.0], dtype), np.array([0.5, 0.5], dtype)
+    g = np.array([-1.0, 4.0], dtype)
+    box = Box(np.full(2, -1, dtype), np.array([0.5, 0.5], dtype))
     kept = histories.empty(2, 1, np.dtype(dtype))
-    cauchy = at_point(xc, jnp.zeros(2, dtype), jnp.asarray([True, False]))
+    cauchy = at_point(xc, np.zeros(2, dtype), np.array([True, False]))
     got = minimize(x, g, box, histories.compact(kept), cauchy)
     np.testing.assert_array_equal(got, xc)
 
@@ -125,12 +124,12 @@ def test_without_bounds_it_is_the_quasi_newton_step(m, dtype):
         pairs = histories.rounded(oracles.random_pairs(rng, N, stored), dtype)
         kept = histories.memory_of(pairs, N, m, dtype)
         x, g = rng.normal(size=(2, N)).astype(dtype)
-        cauchy = at_point(jnp.asarray(x), jnp.zeros(2 * m, dtype), jnp.ones(N, bool))
+        cauchy = at_point(x, np.zeros(2 * m, dtype), np.ones(N, bool))
         B = histories.compact(kept)
         expected = x - np.linalg.solve(oracles.bfgs_matrix(pairs[-m:], N), g.astype(np.float64))
-        infinite = jnp.full(N, jnp.inf, dtype)
+        infinite = np.full(N, np.inf, dtype)
         for box in (Box(None, None), Box(-infinite, infinite)):
-            got = minimize(jnp.asarray(x), jnp.asarray(g), box, B, cauchy)
+            got = minimize(x, g, box, B, cauchy)
             size = np.abs(expected).max()
             np.testing.assert_allclose(got, expected, atol=tolerance(dtype) * size, rtol=0)
 
@@ -146,10 +145,10 @@ def test_on_the_path_in_many_variables(stored, share, dtype):
     B = histories.compact(kept)
     x, g = rng.normal(size=(2, n)).astype(dtype)
     width = np.where(rng.random(n) < share, 100, 1e-5).astype(dtype)
-    box = Box(jnp.asarray(x - width), jnp.asarray(x + width))
-    cauchy = jax.jit(generalized_cauchy_point)(jnp.asarray(x), jnp.asarray(g), box, B)
+    box = Box(x - width, x + width)
+    cauchy = jax.jit(generalized_cauchy_point)(x, g, box, B)
     sides = jax.jit(sides_of)(kept, cauchy.free, unknown_sides(n, m, np.dtype(dtype)))
-    got = minimize(jnp.asarray(x), jnp.asarray(g), box, B, cauchy, sides)
+    got = minimize(x, g, box, B, cauchy, sides)
     dense = oracles.bfgs_matrix(pairs[-m:], n)
     free = np.asarray(cauchy.free)
     assert 0 < free.mean() <= 1

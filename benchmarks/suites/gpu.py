@@ -48,7 +48,7 @@ def on_accelerator() -> bool:
 def tasks(options: Options) -> list[Task]:
     sizes, batches = [10_000, 100_000], [1000]
     if options.quick:
-        sizes, batches = [100], [16]
+        sizes, batches = [10], [16]
     elif on_accelerator():
         sizes, batches = [10**4, 10**5, 10**6, 10**7], [10**3, 10**4, 10**5]
     device = jax.devices()[0].device_kind

@@ -22,11 +22,16 @@ from jaxlbfgsb.types import Mask, Vector
 
 def inverse_of_hessian(gradient: Callable[[Vector], Vector], x: Vector, free: Mask) -> jax.Array:
     """``(H_FF)^-1`` with zeros elsewhere; NaN where H_FF is not positive definite."""
-    H = jax.jacfwd(gradient)(x)
+    return _of_free_block(jax.jacfwd(gradient)(x), free)
+
+
+@jax.jit
+def _of_free_block(H: jax.Array, free: Mask) -> jax.Array:
     inverse, regular = _inverse_on((H + H.T) / 2, free)
     return jnp.where(_both(free), jnp.where(regular, inverse, jnp.nan), 0)
 
 
+@jax.jit
 def inverse_by_pairs(hess_inv: InverseHessian, free: Mask) -> jax.Array:
     """The same from the pairs that the solver kept."""
     P = hess_inv.todense()

@@ -95,6 +95,41 @@ def _factors(
     return R, where(is_diagonal, sy, 0) + yy / theta, newest_first, used
 
 
+# What users call outside of `jit`, each as one program.
+
+
+@jax.jit
+def _times(memory: Memory, v: jax.Array) -> jax.Array:
+    """``H v``, or of each column."""
+    if v.ndim == 1:
+        return inverse_times(memory, v)
+    return jax.vmap(inverse_times, in_axes=(None, 1), out_axes=1)(memory, v)
+
+
+@jax.jit
+def _oldest_first(memory: Memory) -> tuple[jax.Array, jax.Array]:
+    """The rows s and the rows y."""
+    m = memory.pairs.shape[0] // 2
+    place = modulo(memory.place + jnp.arange(m, dtype=jnp.int32), m)
+    used = (jnp.arange(m) >= m - memory.count)[:, None]
+    s, y = memory.pairs[m + place], memory.pairs[place]
+    return where(used, s, 0), where(used, y, 0)
+
+
+@jax.jit
+def _diagonal(memory: Memory) -> Vector:
+    memory = with_all_products(memory)
+    m = memory.pairs.shape[0] // 2
+    R, middle, newest_first, used = _factors(
+        memory.products, memory.theta, memory.place, memory.count
+    )
+    S = where(used[:, None], memory.pairs[m + newest_first], 0)
+    Y = where(used[:, None], memory.pairs[newest_first], 0)
+    P = small.solve_lower(R, S)
+    g = 1 / memory.theta
+    return g + jnp.sum(P * dot(middle, P), axis=0) - 2 * g * jnp.sum(P * Y, axis=0)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class InverseHessian:
@@ -137,21 +172,12 @@ class InverseHessian:
     @property
     def s(self) -> jax.Array:
         """Steps, shape (maxcor, n), oldest first; zero rows in front of them if fewer."""
-        return self._oldest_first()[0]
+        return _oldest_first(self.memory)[0]
 
     @property
     def y(self) -> jax.Array:
         """Differences of gradients, shape (maxcor, n), in the order of `s`."""
-        return self._oldest_first()[1]
-
-    def _oldest_first(self) -> tuple[jax.Array, jax.Array]:
-        m = self.memory.pairs.shape[-2] // 2
-        place = modulo(self.memory.place + jnp.arange(m, dtype=jnp.int32), m)
-        used = (jnp.arange(m) >= m - self.memory.count)[:, None]
-        return (
-            where(used, self.memory.pairs[m + place], 0),
-            where(used, self.memory.pairs[place], 0),
-        )
+        return _oldest_first(self.memory)[1]
 
     def __matmul__(self, v: Any) -> jax.Array:
         """``H v`` for a raveled v of shape (n,) or a matrix of shape (n, k)."""
@@ -161,9 +187,7 @@ class InverseHessian:
                 f"The operator has shape {self.shape}; it was given an array of shape {v.shape}. "
                 "Ravel a pytree first, with jax.flatten_util.ravel_pytree."
             )
-        if v.ndim == 1:
-            return inverse_times(self.memory, v)
-        return jax.vmap(inverse_times, in_axes=(None, 1), out_axes=1)(self.memory, v)
+        return _times(self.memory, v)
 
     def todense(self) -> jax.Array:
         """The matrix, shape (n, n)."""
@@ -171,16 +195,7 @@ class InverseHessian:
 
     def diagonal(self) -> jax.Array:
         """The diagonal, shape (n,), without the matrix."""
-        memory = with_all_products(self.memory)
-        m = memory.pairs.shape[-2] // 2
-        R, middle, newest_first, used = _factors(
-            memory.products, memory.theta, memory.place, memory.count
-        )
-        S = where(used[:, None], memory.pairs[m + newest_first], 0)
-        Y = where(used[:, None], memory.pairs[newest_first], 0)
-        P = small.solve_lower(R, S)
-        g = 1 / memory.theta
-        return g + jnp.sum(P * dot(middle, P), axis=0) - 2 * g * jnp.sum(P * Y, axis=0)
+        return _diagonal(self.memory)
 
     def __repr__(self) -> str:
         return f"<InverseHessian of shape {self.shape}, dtype {self.dtype}>"
