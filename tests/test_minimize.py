@@ -414,6 +414,27 @@ class TestCaching:
             np.testing.assert_allclose(np.asarray(solve(targets[k])) - k, first, atol=1e-4)
         assert compilations["compiled"] == before
 
+    @pytest.mark.parametrize("n", [2, 600])
+    def test_what_a_result_offers_is_compiled_once(self, compilations, n):
+        def offered(start):
+            result = minimize(rosenbrock, np.full(n, start))
+            H = result.hess_inv
+            v = np.ones(n)
+            return (
+                H @ v,
+                H @ v[:, None],
+                H.s,
+                H.y,
+                H.diagonal(),
+                *([result.covariance()] * (n < 9)),
+            )
+
+        first = offered(-1.0)
+        before = compilations["compiled"]
+        second = offered(-0.5)
+        assert compilations["compiled"] == before
+        assert not np.array_equal(first[0], second[0])
+
     def test_closure_cell(self):
         target = 1.0
 
