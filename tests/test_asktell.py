@@ -153,3 +153,29 @@ def test_saved_and_resumed_in_a_new_process_to_the_same_bits(tmp_path, bounds, d
     ours, theirs = straight.result(), AskTell.load(finished).result()
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("bounds", [None, (-1.0, 0.6)], ids=["free", "bounded"])
+@pytest.mark.parametrize("n", [1, 100, 600])
+def test_a_run_of_any_size_is_resumed(n, bounds, tmp_path):
+    """The memory has more than one form, and in many variables sums beside it."""
+    target, weights = np.linspace(0, 1, n), np.geomspace(1, 30, n)
+
+    def pull(x):
+        return weights @ (x - target) ** 2 / 2, weights * (x - target)
+
+    def told(run, steps=1000):
+        while not run.done and steps:
+            run.tell(*pull(run.ask()))
+            steps -= 1
+        return run
+
+    straight, broken = (AskTell(np.full(n, 0.3), bounds=bounds, gtol=1e-9, ftol=0) for _ in "ab")
+    told(broken, 5).save(tmp_path / "saved.npz")
+    told(straight), told(broken := AskTell.load(tmp_path / "saved.npz"))
+    expected = target if bounds is None else np.clip(target, *bounds)
+    np.testing.assert_allclose(straight.result().x, expected, atol=1e-6)
+    for a, b in zip(
+        jax.tree.leaves(straight.result()), jax.tree.leaves(broken.result()), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)

@@ -31,15 +31,14 @@ def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-SOME = 100
+MANY = 600
 BOUNDED = (-1.0, 0.5)
-WEIGHTS = np.geomspace(1, 30, SOME)
 
 
 def distances(x):
     """Half of the upper bounds hold the minimiser."""
-    nearness = jnp.sum(WEIGHTS * (x - jnp.linspace(0, 1, SOME)) ** 2) / 2
-    return nearness + jnp.sum(jnp.diff(x) ** 4) / 10
+    target, weights = jnp.linspace(0, 1, len(x)), np.geomspace(1, 30, len(x))
+    return jnp.sum(weights * (x - target) ** 2) / 2 + jnp.sum(jnp.diff(x) ** 4) / 10
 
 
 def points_of(solver, x0, bounds, update, *args):
@@ -199,10 +198,12 @@ def test_update_starts_anew_where_the_parameters_or_the_bounds_are_others():
     np.testing.assert_allclose(moved, expected.x, atol=1e-5)
 
 
-@pytest.mark.parametrize("bounds", [(None, BOUNDED), (BOUNDED, None)], ids=["more", "fewer"])
-def test_a_run_goes_on_where_bounds_come_and_go(bounds):
+@pytest.mark.parametrize(
+    ("n", "bounds"), [(MANY, (None, BOUNDED)), (100, (BOUNDED, None))], ids=["more", "fewer"]
+)
+def test_a_run_goes_on_where_bounds_come_and_go(n, bounds):
     """The memory of a run without bounds lacks what one with bounds needs."""
-    x0 = jnp.zeros(SOME)
+    x0 = jnp.zeros(n)
     solver = LBFGSB(distances, tol=1e-6)
     params, state = x0, solver.init_state(x0, bounds[0])
     for _ in range(4):
@@ -215,10 +216,10 @@ def test_a_run_goes_on_where_bounds_come_and_go(bounds):
         params, state = solver.update(params, state, bounds[1])
     expected = scipy.optimize.minimize(
         jax.jit(jax.value_and_grad(distances)),
-        np.zeros(SOME),
+        np.zeros(n),
         jac=True,
         method="L-BFGS-B",
-        bounds=bounds[1] and [bounds[1]] * SOME,
+        bounds=bounds[1] and [bounds[1]] * n,
         options={"gtol": 1e-8, "ftol": 0.0},
     ).x
     np.testing.assert_allclose(params, expected, atol=1e-5)

@@ -151,6 +151,19 @@ def test_a_list_of_args_is_unpacked_by_fmin(fmin):
 
 
 @both_fmins
+@pytest.mark.parametrize("bounds", [None, [(-1.0, 0.6)] * 600], ids=["free", "bounded"])
+def test_numpy_functions_of_many_variables(fmin, bounds):
+    target, weights = np.linspace(0, 1, 600), np.geomspace(1, 30, 600)
+
+    def pull(x):
+        return weights @ (x - target) ** 2 / 2, weights * (x - target)
+
+    x, _, info = fmin(pull, np.full(600, 0.3), bounds=bounds, pgtol=1e-8, factr=0)
+    assert info["warnflag"] == 0
+    np.testing.assert_allclose(x, target if bounds is None else np.minimum(target, 0.6), atol=1e-7)
+
+
+@both_fmins
 @pytest.mark.parametrize("x0", [np.zeros((3, 1)), [[0, 0, 0]], 0.0, 0, np.array(0.0)])
 def test_x0_is_raveled_and_made_float64(fmin, x0):
     fun = Recorded(quadratic)

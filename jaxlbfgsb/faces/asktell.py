@@ -13,6 +13,7 @@ import numpy as np
 from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.method.core import advance
 from jaxlbfgsb.method.ending import halt
+from jaxlbfgsb.method.reduced import unknown_sides
 from jaxlbfgsb.method.state import Event, Options, Phase, State, init
 from jaxlbfgsb.options import checked_maxcor, checked_options, strict_options
 from jaxlbfgsb.precision import precision_of
@@ -24,19 +25,28 @@ from jaxlbfgsb.xla.packing import Packed, Packing
 
 
 @functools.cache
-def _packing(dtype: np.dtype) -> Packing[State]:
+def _packing(dtype: np.dtype, has_sides: bool) -> Packing[State]:
     """Of a state in any number of variables: its scalars together, its arrays as they are."""
-    x = jax.ShapeDtypeStruct((1,), dtype)
-    state = jax.eval_shape(lambda x: init(x, Box(None, None), 1), x)
-    return Packing(state, scalars_only=True)
+
+    def example() -> State:
+        state = init(jnp.zeros(1, dtype), Box(None, None), 1)
+        return state._replace(sides=unknown_sides(1, 1, dtype) if has_sides else None)
+
+    with precision_of(dtype):
+        return Packing(jax.eval_shape(example), scalars_only=True)
 
 
 def _pack(state: State) -> Packed:
-    return _packing(state.x.dtype).pack(state)
+    return _packing(state.x.dtype, state.sides is not None).pack(state)
+
+
+def _packing_of(packed: Packed) -> Packing[State]:
+    either = (_packing(np.dtype(packed.floats.dtype), sides) for sides in (False, True))
+    return next(packing for packing in either if packing.arrays == len(packed.arrays))
 
 
 def _unpack(packed: Packed) -> State:
-    return _packing(np.dtype(packed.floats.dtype)).unpack(packed)
+    return _packing_of(packed).unpack(packed)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -67,6 +77,9 @@ def _halt(packed: Packed) -> Packed:
 @jax.jit
 def _result(packed: Packed, box: Box, options: Options) -> OptimizeResult:
     return result_of(_unpack(packed), box, options)
+
+
+_LOOKED_AT = ("phase", "event", "reason", "trial", "x", "value")
 
 
 class AskTell:
@@ -126,6 +139,8 @@ class AskTell:
             self._box: Box = raveled_box(lower, upper, [x0])
             self._options: Options = strict_options(options, x0.dtype)
             self._state: Packed = _init(x0.ravel(), self._box, checked_maxcor(maxcor))
+            packing = _packing_of(self._state)
+        self._position: dict[str, int] = {name: packing.position(name) for name in _LOOKED_AT}
 
     @property
     def done(self) -> bool:
@@ -138,10 +153,7 @@ class AskTell:
         return self._integer("event") == Event.ACCEPTED
 
     def _integer(self, name: str) -> int:
-        return int(np.asarray(self._state.words)[self._position(name)])
-
-    def _position(self, name: str) -> int:
-        return _packing(self._dtype).position(name)
+        return int(np.asarray(self._state.words)[self._position[name]])
 
     @property
     def _dtype(self) -> np.dtype:
@@ -149,7 +161,7 @@ class AskTell:
 
     def ask(self) -> np.ndarray:
         """The point to evaluate next: a fresh array in the shape and dtype of x0."""
-        return np.array(self._state.arrays[self._position("trial")]).reshape(self._shape)
+        return np.array(self._state.arrays[self._position["trial"]]).reshape(self._shape)
 
     def tell(self, value: Any, gradient: Any, evaluations: int = 1) -> None:
         """Take the function's value and gradient at the point last asked for.
@@ -196,8 +208,8 @@ class AskTell:
 
     def iterate(self) -> tuple[np.ndarray, float]:
         """The last accepted point, a fresh array like x0, and the value there."""
-        x = np.array(self._state.arrays[self._position("x")]).reshape(self._shape)
-        return x, float(self._state.floats[self._position("value")])
+        x = np.array(self._state.arrays[self._position["x"]]).reshape(self._shape)
+        return x, float(self._state.floats[self._position["value"]])
 
     def stop(self) -> None:
         """End the run at the current iterate, with reason CALLBACK."""

@@ -33,6 +33,8 @@ class Packing(Generic[_Tree]):
 
     Attributes
     ----------
+    arrays
+        How many stay by themselves.
     floats, words
         The lengths of the two arrays of a `Packed`.
     """
@@ -43,6 +45,7 @@ class Packing(Generic[_Tree]):
         real = [leaf.dtype for leaf in self.leaves if leaf.dtype.kind == "f"]
         self.dtype = real[0] if real else np.dtype(np.float32)
         self.kinds = [self._kind(leaf, scalars_only) for leaf in self.leaves]
+        self.arrays = self.kinds.count("arrays")
         sizes = [self._size(*both) for both in zip(self.leaves, self.kinds, strict=True)]
         self.floats, self._whole_words, flags = (
             sum(size for size, kind in zip(sizes, self.kinds, strict=True) if kind == name)
