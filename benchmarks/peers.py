@@ -107,20 +107,25 @@ def _compiled(solve: Callable[[Any, Any, Any, Limits], Outcome]) -> Any:
 # Driven from Python: solve(value_and_grad, problem, limits).
 
 
-def _scipy(fun: Any, problem: Problem, limits: Limits) -> Solve:
-    bounds = None
-    if problem.lower is not None and problem.upper is not None:
-        bounds = list(zip(problem.lower, problem.upper, strict=True))
-    factr = limits.ftol / np.finfo(np.float64).eps
+def _fmin(front_door: Any) -> Any:
+    """SciPy's function, or one with its signature."""
 
-    def solve() -> Outcome:
-        x, _, details = fmin_l_bfgs_b(
-            fun, problem.x0, bounds=bounds, m=limits.m, factr=factr, pgtol=limits.gtol,
-            maxiter=limits.maxiter, maxfun=limits.maxfun, maxls=limits.maxls,
-        )  # fmt: skip
-        return Outcome(x, details["nit"], details["funcalls"])
+    def solver(fun: Any, problem: Problem, limits: Limits) -> Solve:
+        bounds = None
+        if problem.lower is not None and problem.upper is not None:
+            bounds = list(zip(problem.lower, problem.upper, strict=True))
+        factr = limits.ftol / np.finfo(np.float64).eps
 
-    return solve
+        def solve() -> Outcome:
+            x, _, details = front_door(
+                fun, problem.x0, bounds=bounds, m=limits.m, factr=factr, pgtol=limits.gtol,
+                maxiter=limits.maxiter, maxfun=limits.maxfun, maxls=limits.maxls,
+            )  # fmt: skip
+            return Outcome(x, details["nit"], details["funcalls"])
+
+        return solve
+
+    return solver
 
 
 def _nlopt(fun: Any, problem: Problem, limits: Limits) -> Solve:
@@ -166,10 +171,18 @@ def _hosted(solver: Any, numpy: bool = False) -> Any:
 
 _SAME = "m, ftol, gtol, maxiter, maxfun, maxls"
 OURS = Solver("jaxlbfgsb", "jaxlbfgsb", True, _ours, f"minimize, eager; {_SAME}")
-SCIPY = Solver("SciPy", "scipy", True, _hosted(_scipy), f"jitted value_and_grad; {_SAME}")
-SCIPY_NUMPY = Solver(
-    "SciPy (NumPy function)", "scipy", True, _hosted(_scipy, numpy=True), f"NumPy; {_SAME}"
+_OF_NUMPY = "(NumPy function)"
+OURS_NUMPY = Solver(
+    f"jaxlbfgsb {_OF_NUMPY}", "jaxlbfgsb", True,
+    _hosted(_fmin(jaxlbfgsb.fmin_l_bfgs_b), numpy=True), f"the drop-in, NumPy; {_SAME}",
+)  # fmt: skip
+SCIPY = Solver(
+    "SciPy", "scipy", True, _hosted(_fmin(fmin_l_bfgs_b)), f"jitted value_and_grad; {_SAME}"
 )
+SCIPY_NUMPY = Solver(
+    f"SciPy {_OF_NUMPY}", "scipy", True, _hosted(_fmin(fmin_l_bfgs_b), numpy=True),
+    f"NumPy; {_SAME}",
+)  # fmt: skip
 JAXOPT = Solver(
     "jaxopt LBFGSB", "jaxopt", True, _compiled(jaxopt_lbfgsb),
     "m, gtol, maxiter, maxls; stops where its line search fails; has no ftol",
@@ -189,5 +202,5 @@ OPTIMISTIX = tuple(
 )
 BOUNDED = (SCIPY, JAXOPT, NLOPT)
 FREE = (SCIPY, JAXOPT, OPTAX, *OPTIMISTIX, NLOPT)
-ALL = (OURS, SCIPY, SCIPY_NUMPY, JAXOPT, NLOPT, OPTAX, *OPTIMISTIX)
+ALL = (OURS, OURS_NUMPY, SCIPY, SCIPY_NUMPY, JAXOPT, NLOPT, OPTAX, *OPTIMISTIX)
 SETTINGS = {solver.name: solver.settings for solver in ALL}

@@ -13,7 +13,7 @@ from benchmarks import collection
 from benchmarks.collection import COLUMNS, LIMITS, Task, effort_of
 from benchmarks.functions import rosenbrock
 from benchmarks.measure import Effort, Row, compare, pair_times, summary_by_peer
-from benchmarks.peers import SCIPY, SCIPY_NUMPY
+from benchmarks.peers import OURS_NUMPY, SCIPY, SCIPY_NUMPY
 from benchmarks.solver import start
 from benchmarks.suites import Options
 
@@ -38,10 +38,10 @@ def tasks(options: Options) -> list[Task]:
 
 
 def _cheap(n: int, options: Options) -> list[Row]:
-    """Against SciPy with a NumPy function, which such problems would be written with."""
+    """With a NumPy function, too, which such problems would be written with."""
     problem = rosenbrock(n, bounded=options.lists == "bounded")
     problem = problem._replace(name=f"{problem.name}, n = {n}")
-    rows = compare(problem, (SCIPY_NUMPY, SCIPY), LIMITS, effort_of(options, EFFORT))
+    rows = compare(problem, (OURS_NUMPY, SCIPY_NUMPY, SCIPY), LIMITS, effort_of(options, EFFORT))
     x0, bounds = start(problem)
     call = functools.partial(jaxlbfgsb.minimize, problem.fun, bounds=bounds)
     solve = jax.jit(lambda x, bounds: jaxlbfgsb.minimize(problem.fun, x, bounds=bounds))
