@@ -80,6 +80,7 @@ def _result(packed: Packed, box: Box, options: Options) -> OptimizeResult:
 
 
 _LOOKED_AT = ("phase", "event", "reason", "trial", "x", "value")
+"""Fields of a packed state that are read without a program."""
 
 
 class AskTell:
@@ -139,7 +140,7 @@ class AskTell:
             self._box: Box = raveled_box(lower, upper, [x0])
             self._options: Options = strict_options(options, x0.dtype)
             self._state: Packed = _init(x0.ravel(), self._box, checked_maxcor(maxcor))
-            packing = _packing_of(self._state)
+        packing = _packing_of(self._state)
         self._position: dict[str, int] = {name: packing.position(name) for name in _LOOKED_AT}
 
     @property
