@@ -29,6 +29,14 @@ def forget_programs():
     jax.clear_caches()
 
 
+@pytest.fixture
+def as_jax_starts():
+    """In float32."""
+    jax.config.update("jax_enable_x64", False)
+    yield
+    jax.config.update("jax_enable_x64", True)
+
+
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
 def dtype(request):
     return request.param

@@ -128,7 +128,7 @@ solver.save(sys.argv[2])
 """
 
 
-@pytest.mark.parametrize("bounds", [None, (-2.0, 0.7)])
+@pytest.mark.parametrize(("bounds", "dtype"), [(None, np.float32), ((-2.0, 0.7), np.float64)])
 def test_saved_and_resumed_in_a_new_process_to_the_same_bits(tmp_path, bounds, dtype):
     def numpy_rosenbrock(x):
         f = np.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)

@@ -98,17 +98,15 @@ def check(problem, B, dense, dtype):
     ("n", "m", "form"),
     [
         (1, 1, "compact"),
-        (4, 5, "dense"),
-        (16, 3, "dense"),
+        (9, 5, "dense"),
         (60, 3, "compact"),
-        (SOME, 3, "compact"),
         (MANY, 3, "compact"),
     ],
 )
 def test_random_boxes(n, m, form, ties, dtype):
     rng = np.random.default_rng([n, m, ties])
     crossed = []
-    problems = 20 if n < SOME else 8
+    problems = 20 if n < MANY else 8
     for kept, pairs in histories_of_every_kind(rng, n, m, dtype):
         B, dense = histories.FORMS[form](kept), oracles.bfgs_matrix(pairs, n)
         for _ in range(problems):
@@ -143,7 +141,7 @@ def test_every_number_of_breakpoints_near_the_switches(n, m, dtype):
         x = rng.normal(size=n)
         l, u = np.where(g > 0, x - t * g, -np.inf), np.where(g < 0, x - t * g, np.inf)
         x, g, l, u = (v.astype(dtype) for v in (x, g, l, u))
-        xc, _, free, *_ = find(x, g, Box(l, u), B)
+        xc, _, free, *_ = map(np.asarray, find(x, g, Box(l, u), B))
         np.testing.assert_array_equal(free, t > 1)
         np.testing.assert_allclose(xc, np.clip(x - g, l, u), atol=tolerance(dtype) / 4, rtol=0)
         np.testing.assert_array_equal(xc[t < 1], np.where(g < 0, u, l)[t < 1])
@@ -237,7 +235,7 @@ def test_lanes_of_a_batch_agree_with_single_problems(n, m, dtype):
             matrices.append(histories.compact(kept))
     x, g, l, u = (np.stack(v) for v in zip(*problems, strict=True))
     B = jax.tree.map(lambda *leaves: np.stack(leaves), *matrices)
-    batch = find_all(x, g, Box(l, u), B)
+    batch = jax.tree.map(np.asarray, find_all(x, g, Box(l, u), B))
     for i in range(len(problems)):
         alone = find(x[i], g[i], Box(l[i], u[i]), matrices[i])
         np.testing.assert_array_equal(batch.free[i], alone.free)

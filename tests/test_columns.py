@@ -10,11 +10,9 @@ from jaxlbfgsb.xla import columns
 from jaxlbfgsb.xla.columns import LONG, WINDOW, in_columns
 
 LENGTHS = [
-    (LONG - 1, np.float32),
-    (LONG, np.float64),
-    (WINDOW, np.float32),
-    (WINDOW + 1, np.float64),
-    (4 * WINDOW + 3, np.float32),
+    (LONG, np.float32),
+    (WINDOW, np.float64),
+    (WINDOW + 1, np.float32),
     (4 * WINDOW + 3, np.float64),
 ]
 

@@ -4,7 +4,6 @@ import doctest
 import itertools
 from pathlib import Path
 
-import jax
 import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
@@ -14,12 +13,7 @@ SYBIL = Sybil(parsers=[PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSI
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WITH_CODE = [page for page in PAGES if "```python\n" in page.read_text()]
 
-
-@pytest.fixture(autouse=True)
-def float32():
-    jax.config.update("jax_enable_x64", False)
-    yield
-    jax.config.update("jax_enable_x64", True)
+pytestmark = pytest.mark.usefixtures("as_jax_starts")
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda p: p.stem)

@@ -24,21 +24,15 @@ from benchmarks.problems import load
 SIZES = {
     "BQP1VAR": {},
     "BQPGABIM": {},
-    "BQPGASIM": {},
     "EXPLIN": {"N": 24, "M": 10},
-    "EXPLIN2": {"N": 24, "M": 10},
     "HATFLDB": {},
     "HS2": {},
     "HS3": {},
-    "HS3MOD": {},
     "HS4": {},
     "HS45": {},
-    "OBSTCLAE": {"px": 8, "py": 8},
     "OBSTCLBL": {"px": 8, "py": 8},
     "S368": {},
     "TORSION1": {"q": 4},
-    "TORSION3": {"q": 4},
-    "TORSIONA": {"q": 4},
     "TORSIONC": {"q": 4},
 }
 NAMES = tuple(SIZES)

@@ -1,5 +1,6 @@
 """The class for code written for jaxopt: the solver of `minimize`, at once or step by step."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -49,7 +50,9 @@ def points_of(solver, x0, bounds, update, *args):
     return points, state
 
 
-@pytest.mark.parametrize("bounds", [None, BOX], ids=["free", "bounded"])
+@pytest.mark.parametrize(
+    ("bounds", "dtype"), [(None, np.float32), (BOX, np.float64)], ids=["free", "bounded"]
+)
 def test_run_is_minimize_bit_for_bit(bounds, dtype):
     x0 = X0.astype(dtype)
     params, state = LBFGSB(rosenbrock, maxiter=500, tol=1e-3).run(x0, bounds)
@@ -67,15 +70,15 @@ def test_run_is_minimize_bit_for_bit(bounds, dtype):
     assert not state.failed_linesearch
 
 
-def test_updates_visit_the_iterates_of_minimize(dtype):
-    x0, expected, options = X0.astype(dtype), [], {"gtol": 1e-2, "ftol": 0.0, "maxls": 30}
+def test_updates_visit_the_iterates_of_minimize():
+    expected, options = [], {"gtol": 1e-2, "ftol": 0.0, "maxls": 30}
     solver = LBFGSB(rosenbrock, tol=1e-2)
-    same = minimize(rosenbrock, x0, bounds=BOX, callback=expected.append, **options)
-    points, state = points_of(solver, x0, BOX, jax.jit(solver.update))
+    same = minimize(rosenbrock, X0, bounds=BOX, callback=expected.append, **options)
+    points, state = points_of(solver, X0, BOX, jax.jit(solver.update))
     assert len(points) > 10
     # Two programs: XLA may round in each as it likes, and a rounding error grows.
     assert len(points) == len(expected)
-    np.testing.assert_allclose(points[:10], expected[:10], rtol=np.finfo(dtype).eps ** 0.5)
+    np.testing.assert_allclose(points[:10], expected[:10], rtol=1e-8)
     np.testing.assert_allclose(points[-1], expected[-1], atol=1e-3)
     assert state.num_fun_eval == same.nfev
     assert state.reason == Reason.PROJECTED_GRADIENT
@@ -128,26 +131,23 @@ def test_pytrees_keywords_aux_and_gradients():
     assert_same(first.aux["residual"], -data)
 
 
-def test_derivatives_are_those_of_minimize():
-    def by_class(data, upper, weight, **options):
+def test_derivatives_in_keywords_and_bounds():
+    def loss(data, upper, weight, **options):
         solver = LBFGSB(distance, tol=1e-10, **options)
         params, state = solver.run(start(), bounds=(-5.0, upper), data=data, weight=weight)
         return jnp.sum(params["a"] ** 2) + state.value
 
-    def by_minimize(data, upper, weight):
-        bounds = (-5.0, upper)
-        result = minimize(distance, start(), (data, weight), bounds=bounds, gtol=1e-10, ftol=0.0)
-        return jnp.sum(result.x["a"] ** 2) + result.fun
-
     point = (jnp.array([0.5, -1.0, 3.0]), jnp.asarray(1.0), jnp.asarray(2.0))
-    expected = jax.grad(by_minimize, (0, 1, 2))(*point)
-    assert_same(jax.jit(jax.grad(by_class, (0, 1, 2)))(*point), expected)
+    expected = (np.array([1.0, -2.0, 8.0]), -8.0, 4.0)  # a[2] and b are on their upper bound
+    reverse = jax.jit(jax.grad(loss, (0, 1, 2)))(*point)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-8), reverse, expected)
     change = (jnp.array([1.0, 2.0, 3.0]), jnp.asarray(4.0), jnp.asarray(5.0))
-    _, forward = jax.jvp(lambda *p: by_class(*p, implicit_diff=False), point, change)
-    along = sum(jnp.vdot(g, d) for g, d in zip(expected, change, strict=True))
+    through = functools.partial(loss, implicit_diff=False)
+    forward = jax.jit(lambda *p: jax.jvp(through, p, change)[1])(*point)
+    along = sum(np.vdot(g, d) for g, d in zip(expected, change, strict=True))
     np.testing.assert_allclose(forward, along, rtol=1e-6)
     with pytest.raises(ValueError, match="forward mode only"):
-        jax.grad(lambda p: by_class(p, *point[1:], implicit_diff=False))(point[0])
+        jax.grad(through)(*point)
     with pytest.raises(ValueError, match="implicit_solve"):
         LBFGSB(distance, implicit_diff_solve="cg")
 
@@ -199,7 +199,7 @@ def test_update_starts_anew_where_the_parameters_or_the_bounds_are_others():
 
 
 @pytest.mark.parametrize(
-    ("n", "bounds"), [(MANY, (None, BOUNDED)), (100, (BOUNDED, None))], ids=["more", "fewer"]
+    ("n", "bounds"), [(MANY, (None, BOUNDED)), (24, (BOUNDED, None))], ids=["more", "fewer"]
 )
 def test_a_run_goes_on_where_bounds_come_and_go(n, bounds):
     """The memory of a run without bounds lacks what one with bounds needs."""

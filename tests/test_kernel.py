@@ -158,17 +158,6 @@ def test_lanes_of_tangents_alone(wrap):
     np.testing.assert_allclose(np.einsum("iii->i", second), -np.sin(x) * rest[0])
 
 
-def test_the_iterations_have_a_jacobian():
-    def solved(p, **options):
-        def fun(x):
-            return jnp.sum((1 + jnp.arange(3)) * (x - p * jnp.cos(jnp.arange(3))) ** 2)
-
-        return minimize(fun, jnp.zeros(3), bounds=(-0.5, 0.5), gtol=1e-9, ftol=0.0, **options).x
-
-    through = jax.jacfwd(lambda p: solved(p, implicit_diff=False))(1.0)
-    np.testing.assert_allclose(through, jax.jacfwd(solved)(1.0), atol=1e-6)
-
-
 def test_many_lanes_are_no_kernel():
     n = 30
     lanes = LARGEST_ARRAY + 1  # a sum over so many can't be compiled inside of one

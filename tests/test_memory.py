@@ -110,7 +110,7 @@ def test_what_the_inverse_needs_of_the_products(m, dtype):
         np.testing.assert_allclose(got, expected, atol=close(dtype, size))
 
 
-@pytest.mark.parametrize("m", [N // 2, N])
+@pytest.mark.parametrize(("m", "dtype"), [(N // 2, np.float64), (N, np.float32)])
 def test_what_few_variables_need_of_the_products(m, dtype):
     """``s'y`` and ``y'y``: B, H and its diagonal are those of a memory with all of them."""
     rng = np.random.default_rng(49 + m)
@@ -134,7 +134,7 @@ def test_what_few_variables_need_of_the_products(m, dtype):
 
 
 @pytest.mark.parametrize("form", [inverse._two_loops, inverse._compact_inverse_times])
-@pytest.mark.parametrize("m", [1, 2, 5, N])
+@pytest.mark.parametrize("m", [1, 5, N])
 def test_H_is_the_inverse_of_bfgs_at_every_offset_of_the_ring(m, form, dtype):
     rng = np.random.default_rng(60 + m)
     pairs = histories.rounded(oracles.random_pairs(rng, N, 2 * m + 1), dtype)

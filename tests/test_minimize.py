@@ -85,7 +85,7 @@ class TestResult:
         leaves, tree = jax.tree.flatten(result)
         assert isinstance(jax.tree.unflatten(tree, leaves), OptimizeResult)
 
-    @pytest.mark.parametrize("maxcor", [1, 2, 3, 5, 10])
+    @pytest.mark.parametrize("maxcor", [1, 3, 10])
     def test_newest_secant_equation(self, maxcor):
         for maxiter in (1, 2, 4, 7, 12, 30):
             options = {"maxcor": maxcor, "maxiter": maxiter, "ftol": 0}

@@ -92,7 +92,7 @@ def walk(rng, n, m, dtype, changes):
         yield kept, free
 
 
-@pytest.mark.parametrize("m", [1, 2, 5])
+@pytest.mark.parametrize("m", [1, 5])
 def test_sums_that_are_carried_on_are_those_of_the_whole(m, dtype):
     n = 700
     rng = np.random.default_rng(m)

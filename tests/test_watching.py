@@ -74,17 +74,18 @@ class TestTrace:
         assert np.isin(1.0, table.step[1:][one_each])
 
     @pytest.mark.parametrize(
-        ("fun", "n", "dtype"),  # the whole run in one kernel, each step in one, parts of a step
+        # The whole run is one kernel, each step is one, parts of a step are.
+        ("fun", "n", "dtype", "bounds"),
         [
-            (rosenbrock, 2, np.float64),
-            (rosenbrock, 2, np.float32),
-            (sorting, 2, np.float64),
-            (rosenbrock, 30, np.float64),
+            (rosenbrock, 2, np.float32, (-2.0, 1.5)),
+            (sorting, 2, np.float64, (-2.0, 1.5)),
+            (rosenbrock, 600, np.float64, None),
         ],
+        ids=["kernel", "kernels", "parts"],
     )
-    def test_the_points_are_those_of_a_run_without(self, fun, n, dtype):
+    def test_the_points_are_those_of_a_run_without(self, fun, n, dtype, bounds):
         x0 = np.random.default_rng(n).standard_normal(n).astype(dtype)
-        options = {"bounds": (-2.0, 1.5), "maxiter": 60}
+        options = {"bounds": bounds, "maxiter": 60}
         plain = minimize(fun, x0, **options)
         traced = minimize(fun, x0, **options, trace=60, trace_x=True)
         assert plain.trace is None
