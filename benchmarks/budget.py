@@ -32,6 +32,7 @@ from benchmarks.report import show
 from benchmarks.solver import Limits, start
 from jaxlbfgsb.method import box, core, direction, memory, model, state
 from jaxlbfgsb.method.cauchy import generalized_cauchy_point
+from jaxlbfgsb.method.inverse import inverse_times
 from jaxlbfgsb.method.subspace import subspace_minimizer
 from jaxlbfgsb.options import checked_options
 from jaxlbfgsb.xla.kernel import one_kernel, step_is_one_kernel
@@ -46,6 +47,7 @@ PARTS = {
     "chunks.py": "Cauchy point",
     "subspace.py": "subspace",
     "reduced.py": "subspace",
+    "inverse.py": "Newton step",
     "model.py": "model",
     "core.py": "line search and tests",
     "decisions.py": "line search and tests",
@@ -177,6 +179,7 @@ def parts_in_a_loop(n: int) -> dict[str, float]:
         "update": _in_a_loop(lambda g: memory.update(pairs, x, g, x @ x, g[0] < 1), g),
         "Cauchy point": _in_a_loop(lambda g: generalized_cauchy_point(x, g, unit, B), g),
         "subspace": _in_a_loop(subspace, g),
+        "Newton step": _in_a_loop(lambda g: inverse_times(pairs, g), g),
         "model": _in_a_loop(renewed, g),
         "line search and tests": _in_a_loop(judge, g),
     }

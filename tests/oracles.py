@@ -151,6 +151,20 @@ def truncate(xc, step, l, u):
     return np.clip(xc + alpha * step, l, u), first
 
 
+def into_the_box(x, g, xc, step, l, u, least_slope):
+    """The projected end of the step (2011), or the truncated one where that descends too little.
+
+    The point, by how much it descends too little, and, where it is truncated, the variable
+    that meets its bound first.
+    """
+    projected = np.clip(xc + step, l, u)
+    excess = g @ (projected - x) - least_slope * min(g @ (xc - x), 0)
+    if excess <= 0:
+        return projected, excess, None
+    truncated, first = truncate(xc, step, l, u)
+    return truncated, excess, first
+
+
 # The line search.
 
 

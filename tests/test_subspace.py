@@ -62,14 +62,12 @@ def compare_with_dense_solve(minimize, m, dtype, least_slope, form="compact"):
 
                 x, g, l, u, xc = oracles.double(x, g, l, u, xc)
                 step = oracles.subspace_step(x, g, dense, xc, free)
-                expected = np.clip(xc + step, l, u)
-                excess = g @ (expected - x) - least_slope * min(g @ (xc - x), 0)
+                expected, excess, first = oracles.into_the_box(x, g, xc, step, l, u, least_slope)
                 if abs(excess) < 10 * tolerance(dtype) * np.abs(step).max(initial=0):
                     continue  # rounding decides which of the two ways
-                cut = (expected != xc + step).any()
-                if excess > 0:
-                    expected, first = oracles.truncate(xc, step, l, u)
-                    assert not cut or got[first] in (l[first], u[first])  # bit for bit
+                cut = (np.clip(xc + step, l, u) != xc + step).any()
+                if cut and first is not None:
+                    assert got[first] in (l[first], u[first])  # bit for bit
                 ways["inside" if not cut else "truncated" if excess > 0 else "projected"] += 1
                 size = 1 + np.abs(step).max()
                 np.testing.assert_allclose(got, expected, atol=tolerance(dtype) * size, rtol=0)

@@ -34,16 +34,21 @@ def subspace_minimizer(
 
     `sides` for the compact form in many variables.
     """
+    return into_the_box(x, g, box, cauchy.xc, subspace_step(x, g, B, cauchy, sides))
+
+
+def subspace_step(
+    x: Vector, g: Vector, B: Model, cauchy: CauchyPoint, sides: Sides | None = None
+) -> Vector:
+    """From ``xc`` to where the model is least over the free variables."""
     xc, c = cauchy.xc, cauchy.c
     if isinstance(B, Compact) and sides is not None:
-        step = B.solve_free_on_path(sides, g, cauchy.t, c, cauchy.p)
-    else:
-        r = B.W_times(B.M_times(c)) - B.theta * (xc - x) - g
-        step = B.solve_free(cauchy.free, r)
-    return _into_the_box(x, g, box, xc, step)
+        return B.solve_free_on_path(sides, g, cauchy.t, c, cauchy.p)
+    r = B.W_times(B.M_times(c)) - B.theta * (xc - x) - g
+    return B.solve_free(cauchy.free, r)
 
 
-def _into_the_box(x: Vector, g: Vector, box: Box, xc: Vector, step: Vector) -> Vector:
+def into_the_box(x: Vector, g: Vector, box: Box, xc: Vector, step: Vector) -> Vector:
     """The projection of 2011, and the truncation of 1995 where that gives too little descent."""
     lower, upper = box.lower, box.upper
     if lower is None or upper is None:
