@@ -274,8 +274,9 @@ def test_secant_equation_beyond_m_updates():  # [jaxopt 620]
     assert updates > 5 * m
 
 
-def test_scan_with_traced_bounds():  # [jaxopt 403]
-    grid = np.linspace(1e-3, 10, 50)
+@both_dtypes
+def test_scan_with_traced_bounds(dtype):  # [jaxopt 403]
+    grid = jnp.linspace(1e-3, 10, 50, dtype=dtype)
     values = jnp.log(grid)
 
     def best(wealth):
@@ -289,9 +290,10 @@ def test_scan_with_traced_bounds():  # [jaxopt 403]
     loop = [one(wealth) for wealth in grid]
     fun, x = np.array([r.fun for r in loop]), np.array([r.x for r in loop])
     # Equal but for the rounding of another fusion, which the kinks of `interp` amplify in x.
-    np.testing.assert_allclose(scanned.fun, fun, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(scanned.x, x, rtol=1e-7)
-    assert (scanned.x >= 1e-5).all()
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(scanned.fun, fun, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    np.testing.assert_allclose(scanned.x, x, rtol=4 * np.sqrt(eps))
+    assert (scanned.x >= dtype(1e-5)).all()
     assert (scanned.x <= grid).all()
     assert np.isfinite(scanned.fun).all()
 
@@ -343,9 +345,9 @@ def test_garch_as_one_vmap():  # [jax 36793]
         assert (result.nit < 1000).all()
 
 
-def test_batch_of_64():
+@both_dtypes
+def test_batch_of_64(dtype):
     """Own starts, bounds and data; lane 7 is NaN, lane 11 starts at its optimum."""
-    dtype = np.float32
     rng = np.random.default_rng(64)
     centers = rng.uniform(-2, 2, (64, 4)).astype(dtype)
     starts = rng.uniform(-1, 1, (64, 4)).astype(dtype)

@@ -87,10 +87,9 @@ def _newton_where_all_are_free(
     def from_cauchy_point() -> tuple[Vector, Vector, Boolean]:
         B = model(pairs)
         cauchy = generalized_cauchy_point(x, g, box, B)
-        all_free, none_free = jnp.all(cauchy.free), ~jnp.any(cauchy.free)
-        step = lax.cond(
-            all_free | none_free, lambda: nothing, lambda: subspace_step(x, g, B, cauchy)
-        )
+        all_free = jnp.all(cauchy.free)
+        some_free = jnp.any(cauchy.free) & ~all_free
+        step = lax.cond(some_free, lambda: subspace_step(x, g, B, cauchy), lambda: nothing)
         return cauchy.xc, step, all_free
 
     xc, step, is_newton = lax.cond(
@@ -105,6 +104,7 @@ def _newton_where_all_are_free(
 def _in_the_box(
     x: Vector, g: Vector, box: Box, pairs: Memory, constrained: Boolean, sides: Sides | None
 ) -> tuple[Vector, Sides | None]:
+    """By the system of the free variables, however many they are: one way for all lanes."""
     stored = pairs.count > 0
     # Many lanes in one box all take the same one of the outer branches.
     xhat, sides = lax.cond(
