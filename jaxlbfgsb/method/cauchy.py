@@ -26,7 +26,6 @@ from jax import lax
 
 from jaxlbfgsb.method.box import Box, breakpoints, is_held, project
 from jaxlbfgsb.method.chunks import prefix_sums, soonest
-from jaxlbfgsb.method.memory import dot
 from jaxlbfgsb.method.model import Compact, Dense, Model
 from jaxlbfgsb.method.reduced import without_pairs
 from jaxlbfgsb.types import Coefficients, Integer, Mask, PairRows, Scalar, Vector
@@ -34,6 +33,7 @@ from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.indexing import at, taken
 from jaxlbfgsb.xla.kernel import MANY_VARIABLES, SOME_VARIABLES, one_kernel, step_is_one_kernel
 from jaxlbfgsb.xla.platform import by_platform
+from jaxlbfgsb.xla.products import dot
 
 WALKED = 16
 FEW_WALKED = 4

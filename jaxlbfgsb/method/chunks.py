@@ -14,6 +14,7 @@ from jax import lax
 from jaxlbfgsb.types import Mask, Scalar, Vector
 from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.indexing import taken
+from jaxlbfgsb.xla.products import dot
 
 BUCKETS = 1024
 """Of the histogram."""
@@ -114,14 +115,10 @@ def prefix_sums(A: jax.Array) -> jax.Array:
     """The running sums of each row."""
     rows, columns = A.shape
     if columns <= TILE:
-        return _dot(A, jnp.triu(jnp.ones((columns, columns), A.dtype)))
+        return dot(A, jnp.triu(jnp.ones((columns, columns), A.dtype)))
     padded = -columns % TILE
     tiles = jnp.pad(A, ((0, 0), (0, padded))).reshape(-1, TILE)
-    within = _dot(tiles, jnp.triu(jnp.ones((TILE, TILE), A.dtype))).reshape(rows, -1, TILE)
+    within = dot(tiles, jnp.triu(jnp.ones((TILE, TILE), A.dtype))).reshape(rows, -1, TILE)
     totals = within[:, :, -1]
     before = prefix_sums(totals) - totals
     return (within + before[:, :, None]).reshape(rows, -1)[:, :columns]
-
-
-def _dot(A: jax.Array, B: jax.Array) -> jax.Array:
-    return jnp.dot(A, B, precision=lax.Precision.HIGHEST)

@@ -46,6 +46,7 @@ from jaxlbfgsb.method.state import Event, Options, Phase, State, numbers_of, pic
 from jaxlbfgsb.types import Boolean, Integer, Scalar, Vector
 from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.kernel import small_kernel, unless
+from jaxlbfgsb.xla.products import dot
 
 
 def advance(
@@ -117,8 +118,8 @@ def _take(
     y = gradient - state.gradient
     seen = decisions.Seen(
         value=value,
-        slope=memory.dot(gradient, d),
-        yy=memory.dot(y, y),
+        slope=dot(gradient, d),
+        yy=dot(y, y),
         x_norm=infinity_norm(state.trial),
         pg_norm=projected_gradient_norm(state.trial, gradient, box),
     )
@@ -157,8 +158,8 @@ def _turn(taken: _Taken, direction: Direction, box: Box, constrained: Boolean) -
     d = xhat - moved.x
     numbers = numbers_of(moved)
     reach = decisions.Reach(
-        slope=memory.dot(moved.gradient, d),
-        dd=memory.dot(d, d),
+        slope=dot(moved.gradient, d),
+        dd=dot(d, d),
         largest=largest_feasible_step(moved.x, d, box),
         is_constrained=constrained,
         is_boxed=is_boxed(box),

@@ -15,13 +15,14 @@ from jax import lax
 from jaxlbfgsb.method.box import Box, infinity_norm, project
 from jaxlbfgsb.method.cauchy import generalized_cauchy_point
 from jaxlbfgsb.method.inverse import inverse_times
-from jaxlbfgsb.method.memory import Memory, dot
+from jaxlbfgsb.method.memory import Memory
 from jaxlbfgsb.method.model import model
 from jaxlbfgsb.method.reduced import Sides, sides_of
 from jaxlbfgsb.method.subspace import into_the_box, subspace_minimizer, subspace_step
 from jaxlbfgsb.types import Boolean, Vector
 from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.platform import by_platform
+from jaxlbfgsb.xla.products import dot
 
 ROWS_FOR_A_VARIABLE = 3
 """Of the history.  Where it has more, to factorise B takes no longer than to multiply with them."""

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlbfgsb.method.memory import Memory, ages, dot, is_brief, pair_at, with_all_products
+from jaxlbfgsb.method.memory import Memory, ages, is_brief, pair_at, with_all_products
 from jaxlbfgsb.types import Ages, Coefficients, Integer, MiddleMatrix, Scalar, Vector
 from jaxlbfgsb.xla import small
 from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.indexing import at, modulo, put, taken
 from jaxlbfgsb.xla.kernel import one_kernel, repeated, step_is_one_kernel
+from jaxlbfgsb.xla.products import dot
 
 
 def inverse_times(memory: Memory, v: Vector) -> Vector:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -35,6 +34,7 @@ from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.indexing import at, entry, modulo, put
 from jaxlbfgsb.xla.kernel import step_is_one_kernel
 from jaxlbfgsb.xla.platform import by_platform
+from jaxlbfgsb.xla.products import dot
 
 _Pair: TypeAlias = tuple[Vector, Scalar, Vector, Scalar]
 """d and the step that make s, then y and ``s'y``: s itself is made only where it is stored."""
@@ -105,11 +105,6 @@ def with_all_products(memory: Memory) -> Memory:
 def forget(memory: Memory) -> Memory:
     """Back to ``B = I``; the rows stay where they are, unused."""
     return memory._replace(theta=jnp.ones_like(memory.theta), count=jnp.zeros_like(memory.count))
-
-
-def dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    """A product in the full precision of the dtype, on every backend."""
-    return jnp.dot(a, b, precision=lax.Precision.HIGHEST)
 
 
 def update(

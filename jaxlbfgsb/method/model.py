@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlbfgsb.method.memory import Memory, dot, pair_at, wants_brief
+from jaxlbfgsb.method.memory import Memory, pair_at, wants_brief
 from jaxlbfgsb.method.reduced import (
     Sides,
     order,
@@ -46,6 +46,7 @@ from jaxlbfgsb.xla import small
 from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.indexing import at, modulo, taken
 from jaxlbfgsb.xla.kernel import repeated, small_kernel
+from jaxlbfgsb.xla.products import dot
 
 
 class Dense(NamedTuple):
@@ -90,7 +91,7 @@ def dense(memory: Memory) -> Dense:
     def update(age: Integer, B: SquareMatrix) -> SquareMatrix:
         place = modulo(memory.place - memory.count + age, m)
         s, y, sy = pair_at(memory, place)
-        Bs = dot(B, s)
+        Bs = dot(s, B)  # which is symmetric
         sBs = dot(s, Bs)
         return B - Bs[:, None] * (Bs / sBs)[None, :] + y[:, None] * (y / sy)[None, :]
 

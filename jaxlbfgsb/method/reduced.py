@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlbfgsb.method.memory import Memory, ages, dot
+from jaxlbfgsb.method.memory import Memory, ages
 from jaxlbfgsb.types import Boolean, Coefficients, Integer, Mask, MiddleMatrix, PairRows, Scalar
 from jaxlbfgsb.xla import small
 from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.indexing import at, modulo, part, put
 from jaxlbfgsb.xla.kernel import one_kernel, step_is_one_kernel
 from jaxlbfgsb.xla.platform import by_platform
+from jaxlbfgsb.xla.products import dot
 
 BLOCK = 2048
 """Variables at a time in the densest pass: so many stay in a cache."""

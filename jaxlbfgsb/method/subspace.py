@@ -12,11 +12,11 @@ from jax import lax
 
 from jaxlbfgsb.method.box import Box, project
 from jaxlbfgsb.method.cauchy import CauchyPoint
-from jaxlbfgsb.method.memory import dot
 from jaxlbfgsb.method.model import Compact, Model
 from jaxlbfgsb.method.reduced import Sides
 from jaxlbfgsb.types import Vector
 from jaxlbfgsb.xla.choice import where
+from jaxlbfgsb.xla.products import dot
 
 LEAST_SLOPE = 1e-3
 """The projected step must descend at least this fraction as fast as the Cauchy step.

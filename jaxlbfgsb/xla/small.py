@@ -21,6 +21,7 @@ from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.indexing import at, part, put
 from jaxlbfgsb.xla.kernel import UNROLLED
 from jaxlbfgsb.xla.platform import by_platform
+from jaxlbfgsb.xla.products import dot
 
 _Out = TypeVar("_Out")
 
@@ -32,7 +33,7 @@ FEW_TERMS = 4
 
 def product(A: AnyMatrix, B: AnyMatrix) -> AnyMatrix:
     """``A B`` in the full precision of the dtype."""
-    return by_platform(A, B, cpu=_product_by_terms, default=_library_product)
+    return by_platform(A, B, cpu=_product_by_terms, default=dot)
 
 
 def cholesky(A: SquareMatrix, B: AnyMatrix) -> tuple[SquareMatrix, AnyMatrix]:
@@ -63,10 +64,6 @@ def _for_platform(algorithm: Callable[..., _Out]) -> Callable[[jax.Array, jax.Ar
     return functools.partial(by_platform, cpu=algorithm, default=unrolled)
 
 
-def _library_product(A: jax.Array, B: jax.Array) -> jax.Array:
-    return jnp.dot(A, B, precision=lax.Precision.HIGHEST)
-
-
 def _product_by_terms(A: jax.Array, B: jax.Array) -> jax.Array:
     """The sum of the outer products of the columns of A and the rows of B, a few at a time."""
     n = A.shape[1]
@@ -95,7 +92,7 @@ def _cholesky_by_rows(
     index = jnp.arange(M.shape[1])
 
     def eliminate(j: jax.Array, R: jax.Array) -> jax.Array:
-        row = at(M, j) - _library_product(at(R, j, axis=1), R)
+        row = at(M, j) - dot(at(R, j, axis=1), R)
         row = where(index >= j, row / jnp.sqrt(at(row, j)), 0)
         return put(R, row, j)
 

@@ -1,0 +1,47 @@
+"""Products of every kind against NumPy, in the form of each backend."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlbfgsb.xla.fits import LARGEST_ARRAY
+from jaxlbfgsb.xla.products import FEW_ROWS, dot
+
+pytestmark = pytest.mark.usefixtures("either_backend")
+
+WIDE = LARGEST_ARRAY // 2
+SHAPES = [
+    ((3,), (3, 1)),
+    ((7,), (7, 10)),
+    ((2,), (2, WIDE - 1)),
+    ((2,), (2, WIDE)),
+    ((FEW_ROWS,), (FEW_ROWS, 5)),
+    ((FEW_ROWS + 1,), (FEW_ROWS + 1, 5)),
+    ((7,), (7,)),
+    ((5, 7), (7,)),
+    ((5, 7), (7, 3)),
+]
+
+
+@pytest.mark.parametrize(("left", "right"), SHAPES, ids=str)
+def test_dot(left, right, dtype):
+    rng = np.random.default_rng(left)
+    a, b = rng.normal(size=left).astype(dtype), rng.normal(size=right).astype(dtype)
+    got = np.asarray(jax.jit(dot)(a, b))
+    assert got.dtype == dtype
+    sizes = np.abs(a) @ np.abs(b).astype(float)
+    error = 8 * np.finfo(dtype).eps * sizes
+    assert got.shape == sizes.shape
+    assert (np.abs(got - a.astype(float) @ b) <= error).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "is_sum"),
+    [(FEW_ROWS, 5, True), (FEW_ROWS + 1, 5, False), (2, WIDE - 1, True), (2, WIDE, False)],
+)
+def test_few_rows_are_summed_on_a_cpu(rows, columns, is_sum, request):
+    a, b = np.ones(rows), np.ones((rows, columns))
+    program = str(jax.make_jaxpr(dot)(a, b))
+    on_cpu = "accelerator" not in request.node.callspec.id
+    assert ("reduce_sum" in program) == (is_sum and on_cpu)
+    assert ("dot_general" in program) != (is_sum and on_cpu)
