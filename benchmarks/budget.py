@@ -54,6 +54,7 @@ PARTS = {
     "line_search.py": "line search and tests",
 }
 """The part that a file stands for; the innermost of them counts."""
+PRODUCTS = "products with the history"
 
 
 def main(*sizes: str) -> None:
@@ -62,7 +63,7 @@ def main(*sizes: str) -> None:
     for n in map(int, sizes or map(str, SIZES)):
         in_one = step_is_one_kernel(2 * LIMITS.m, n)
         rows.append({"n": n} | (parts_in_a_loop(n) if in_one else profiled(n)))
-    columns = ["n", "whole", *dict.fromkeys([*PARTS.values(), "other"])]
+    columns = ["n", "whole", *dict.fromkeys([*PARTS.values(), PRODUCTS, "other"])]
     show(Console(), "microseconds an evaluation", columns, rows, {})
 
 
@@ -103,7 +104,8 @@ def profiled(n: int) -> dict[str, float]:
 def parts_of_kernels(program: str) -> dict[str, str]:
     """The part of each instruction, by the lines of Python that it comes from.
 
-    Loops and branches are left out: they hold other kernels.
+    Loops and branches are left out: they hold other kernels.  XLA forgets where a product with a
+    matrix comes from.
     """
     files, frames, locations = (_numbered(program, title) for title in _TABLES)
 
@@ -120,7 +122,10 @@ def parts_of_kernels(program: str) -> dict[str, str]:
         r"stack_frame_id=(\d+)",
         re.MULTILINE,
     )
-    return {name: next(parts(int(frame)), "other") for name, frame in kernel.findall(program)}
+    product = re.compile(r"^\s*(?:ROOT )?%(\S+) = \S+ dot\(", re.MULTILINE)
+    products = dict.fromkeys(product.findall(program), PRODUCTS)
+    found = {name: next(parts(int(frame)), "other") for name, frame in kernel.findall(program)}
+    return products | found
 
 
 _TABLES = ("FileNames", "StackFrames", "FileLocations")

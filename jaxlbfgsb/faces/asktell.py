@@ -17,7 +17,7 @@ from jaxlbfgsb.method.reduced import unknown_sides
 from jaxlbfgsb.method.state import Event, Options, Phase, State, init
 from jaxlbfgsb.options import checked_maxcor, checked_options, strict_options
 from jaxlbfgsb.precision import precision_of
-from jaxlbfgsb.pytrees import checked_bounds, checked_x0, raveled_box
+from jaxlbfgsb.pytrees import BoundLeaves, checked_bounds, checked_x0, raveled_box
 from jaxlbfgsb.result import OptimizeResult, result_of
 from jaxlbfgsb.status import TABLE, Reason
 from jaxlbfgsb.xla.kernel import one_kernel, step_is_one_kernel
@@ -49,9 +49,13 @@ def _unpack(packed: Packed) -> State:
     return _packing_of(packed).unpack(packed)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _init(x0: jax.Array, box: Box, m: int) -> Packed:
-    return _pack(init(x0, box, m))
+@functools.partial(jax.jit, static_argnums=0)
+def _begin(
+    m: int, x0: jax.Array, lower: BoundLeaves, upper: BoundLeaves, options: Options
+) -> tuple[Packed, Box, Options]:
+    """One program: to dispatch its operations one by one takes longer than many a run."""
+    box = raveled_box(lower, upper, [x0])
+    return _pack(init(x0.ravel(), box, m)), box, strict_options(options, x0.dtype)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -136,10 +140,11 @@ class AskTell:
         with precision_of(x0.dtype):
             lower, upper = checked_bounds(bounds, x0)
             options = checked_options(x0.dtype, ftol, gtol, gtol_rel, maxiter, maxfun, maxls)
-            self._shape: tuple[int, ...] = x0.shape
-            self._box: Box = raveled_box(lower, upper, [x0])
-            self._options: Options = strict_options(options, x0.dtype)
-            self._state: Packed = _init(x0.ravel(), self._box, checked_maxcor(maxcor))
+            begun = _begin(checked_maxcor(maxcor), x0, lower, upper, options)
+        self._state: Packed = begun[0]
+        self._box: Box = begun[1]
+        self._options: Options = begun[2]
+        self._shape: tuple[int, ...] = x0.shape
         packing = _packing_of(self._state)
         self._position: dict[str, int] = {name: packing.position(name) for name in _LOOKED_AT}
 
