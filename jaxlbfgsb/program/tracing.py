@@ -7,6 +7,7 @@ function closing over new data is traced anew, in milliseconds, and not compiled
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
@@ -221,17 +222,19 @@ def _abstract(leaf: Any) -> Hashable:
     return (leaf.shape, leaf.dtype.str)
 
 
+_settings = operator.attrgetter(
+    "jax_enable_x64",
+    "jax_numpy_dtype_promotion",
+    "jax_numpy_rank_promotion",
+    "jax_default_matmul_precision",
+    "jax_debug_nans",
+    "jax_default_prng_impl",
+)
+
+
 def settings_of_jax() -> Hashable:
     """The settings of JAX that change what a function is traced to."""
-    names = (
-        "jax_enable_x64",
-        "jax_numpy_dtype_promotion",
-        "jax_numpy_rank_promotion",
-        "jax_default_matmul_precision",
-        "jax_debug_nans",
-        "jax_default_prng_impl",
-    )
-    return tuple(getattr(jax.config, name) for name in names)
+    return _settings(jax.config)
 
 
 def _checked_output(out: Any, x_leaves: list[Any], x_tree: Any, returns: Returns) -> Any:
