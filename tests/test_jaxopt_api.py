@@ -199,7 +199,7 @@ def test_update_starts_anew_where_the_parameters_or_the_bounds_are_others():
 
 
 def test_a_run_goes_on_where_bounds_come_and_go():
-    """The memory of a run without bounds lacks what one with bounds needs, and has more."""
+    """The memory of a run without bounds lacks what one with bounds needs."""
     solver = LBFGSB(distances, tol=1e-6)
     params = jnp.zeros(MANY)
     state = solver.init_state(params, None)

@@ -11,7 +11,7 @@ from jaxlbfgsb.xla.platform import by_platform
 
 FEW_ROWS = 32
 """Of a matrix.  XLA multiplies by tiles, whose rests are loops of single numbers; on a CPU a sum
-of so few rows takes as long at most, and half as long where a rest is large."""
+of so few rows takes about as long, and half as long where a rest is large."""
 
 
 def dot(a: jax.Array, b: jax.Array) -> jax.Array:
