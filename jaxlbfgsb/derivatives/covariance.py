@@ -13,11 +13,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxlbfgsb.derivatives.linear_solve import inverse_on
 from jaxlbfgsb.method.inverse import InverseHessian
 from jaxlbfgsb.types import Mask, Vector
+from jaxlbfgsb.xla.products import dot
 
 
 def inverse_of_hessian(gradient: Callable[[Vector], Vector], x: Vector, free: Mask) -> jax.Array:
@@ -36,8 +36,7 @@ def inverse_by_pairs(hess_inv: InverseHessian, free: Mask) -> jax.Array:
     """The same from the pairs that the solver kept."""
     P = hess_inv.todense()
     on_bounds, _ = _inverse_on(P, ~free)
-    inner = jnp.dot(on_bounds, P, precision=lax.Precision.HIGHEST)
-    schur = P - jnp.dot(P, inner, precision=lax.Precision.HIGHEST)
+    schur = P - dot(P, dot(on_bounds, P))
     return jnp.where(_both(free), (schur + schur.T) / 2, 0)
 
 

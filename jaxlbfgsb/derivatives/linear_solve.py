@@ -18,7 +18,6 @@ and makes each of them slower.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,6 +27,7 @@ import numpy as np
 from jax import lax
 
 from jaxlbfgsb.types import Mask, Scalar, Vector
+from jaxlbfgsb.xla.products import dot
 from jaxlbfgsb.xla.varying import vary_over, varying_axes
 
 DENSE = 256
@@ -64,8 +64,8 @@ def solve_symmetric(hessian: Product, b: Vector, free: Mask, solver: str) -> Vec
         inverse = _pseudo_inverse(lax.stop_gradient(_dense(reduced, b)), free)
 
         def solve(matvec: Product, b: Vector) -> Vector:
-            v = _times(inverse, b)
-            return v + _times(inverse, b - matvec(v))
+            v = dot(inverse, b)
+            return v + dot(inverse, b - matvec(v))
     else:
 
         def solve(matvec: Product, b: Vector) -> Vector:
@@ -80,10 +80,6 @@ def _dense(product: Product, like: Vector) -> jax.Array:
     identity = vary_over(varying_axes(like), jnp.eye(like.size, dtype=like.dtype))
     H = jax.vmap(product)(identity)
     return (H + H.T) / 2
-
-
-def _times(matrix: jax.Array, v: Vector) -> Vector:
-    return jnp.dot(matrix, v, precision=lax.Precision.HIGHEST)
 
 
 def _pseudo_inverse(H: jax.Array, free: Mask) -> jax.Array:
@@ -114,7 +110,7 @@ def inverse_on(H: jax.Array, free: Mask) -> tuple[jax.Array, jax.Array]:
     L = lax.linalg.cholesky(unit, symmetrize_input=False)
     regular = jnp.min(jnp.diagonal(L)) ** 2 > n * eps  # False with NaN
     half = lax.linalg.triangular_solve(L, jnp.diag(scale * free), left_side=True, lower=True)
-    return jnp.dot(half.T, half, precision=lax.Precision.HIGHEST), regular
+    return dot(half.T, half), regular
 
 
 class _Attempt(NamedTuple):
@@ -127,7 +123,7 @@ def _by_eigenvalues(H: jax.Array) -> jax.Array:
     size = jnp.abs(values)
     counts = size > H.shape[0] * np.finfo(H.dtype).eps * jnp.max(size)
     inverses = jnp.where(counts, 1 / jnp.where(counts, values, 1), 0)
-    return jnp.dot(vectors * inverses, vectors.T, precision=lax.Precision.HIGHEST)
+    return dot(vectors * inverses, vectors.T)
 
 
 class _Iterate(NamedTuple):
@@ -151,7 +147,6 @@ def conjugate_residuals(product: Product, b: Vector) -> Vector:
     ``H r = 0``.  As v is a polynomial in H times b, its part in the null space is then
     parallel to r, and taking it away leaves the solution of least norm.
     """
-    dot = functools.partial(jnp.vdot, precision=lax.Precision.HIGHEST)
     limit = min(10 * b.size, MOST_ITERATIONS)
     small = tolerance(np.dtype(b.dtype)) ** 2
     bb = dot(b, b)
