@@ -195,14 +195,21 @@ def _walk_in_a_kernel(
 
 
 def _cross_chunks(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
-    """As far as the search goes from `start`."""
+    """As far as the search goes from `start`: often no further than one small chunk."""
     n = t.shape[0]
-    size = min(max(CHUNK, n // CHUNKS_SHARE), n)
+    size = min(CHUNK, n)
+    share = n // CHUNKS_SHARE
 
     def goes_on(s: _Segment) -> jax.Array:
         return _goes_on(s) & jnp.isfinite(s.next_t)
 
-    return lax.while_loop(goes_on, lambda s: _cross_chunk(s, size, t, d, B, floor), start)
+    def cross(size: int, s: _Segment) -> _Segment:
+        return lax.while_loop(goes_on, lambda s: _cross_chunk(s, size, t, d, B, floor), s)
+
+    if share <= size:
+        return cross(size, start)
+    first = _cross_chunk(start, size, t, d, B, floor)
+    return lax.cond(goes_on(first), lambda: cross(share, first), lambda: first)
 
 
 def _cross_chunk(s: _Segment, size: int, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
