@@ -47,6 +47,8 @@ PARTS = {
     "chunks.py": "Cauchy point",
     "subspace.py": "subspace",
     "reduced.py": "subspace",
+    "sums.py": "sums",
+    "direction.py": "direction",
     "inverse.py": "Newton step",
     "model.py": "model",
     "core.py": "line search and tests",
@@ -150,7 +152,7 @@ def parts_in_a_loop(n: int) -> dict[str, float]:
     for _ in range(LIMITS.m + 3):
         s = rng.normal(size=n)
         y = root.T @ (root @ s) + s
-        given = (jnp.asarray(v) for v in (s, y, s @ y))
+        given = (jnp.asarray(v) for v in (s, y, y @ y, s @ y))
         pairs = memory.update(pairs, *given, jnp.asarray(True))
     x, g = jnp.asarray(rng.uniform(size=n)), jnp.asarray(rng.normal(size=n))
     unit = box.Box(jnp.zeros(n), jnp.ones(n))
@@ -165,7 +167,7 @@ def parts_in_a_loop(n: int) -> dict[str, float]:
 
     def judge(g: jax.Array) -> Any:
         stored = core._take(run, value, g, unit, options, jnp.asarray(1))
-        end = direction.Direction(x * g, stored.turns, None)
+        end = direction.no_direction(x * g, None, stored.turns)
         moved = taken._replace(turns=stored.turns)
         return core._turn(moved, end, unit, box.is_constrained(unit)).search
 
@@ -181,7 +183,7 @@ def parts_in_a_loop(n: int) -> dict[str, float]:
     fun = functions.rosenbrock(n).fun
     times = {
         "function": _in_a_loop(jax.value_and_grad(fun), g),
-        "update": _in_a_loop(lambda g: memory.update(pairs, x, g, x @ x, g[0] < 1), g),
+        "update": _in_a_loop(lambda g: memory.update(pairs, x, g, g @ g, x @ x, g[0] < 1), g),
         "Cauchy point": _in_a_loop(lambda g: generalized_cauchy_point(x, g, unit, B), g),
         "subspace": _in_a_loop(subspace, g),
         "Newton step": _in_a_loop(lambda g: inverse_times(pairs, g), g),

@@ -7,8 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlbfgsb.method import memory, model
+from jaxlbfgsb.xla.products import dot
 
-update = jax.jit(memory.update)
+
+@jax.jit
+def update(kept, s, y, sy, stores):
+    return memory.update(kept, s, y, dot(y, y), sy, stores)
+
+
 forget = jax.jit(memory.forget)
 FORMS = {"compact": jax.jit(model.compact), "dense": jax.jit(model.dense)}
 compact = FORMS["compact"]

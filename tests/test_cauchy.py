@@ -6,6 +6,7 @@ import numpy as np
 import oracles
 import pytest
 
+from jaxlbfgsb.method import cauchy
 from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.method.cauchy import CHUNK, WALKED, generalized_cauchy_point
 from jaxlbfgsb.xla.kernel import FEW_PRODUCTS, FEW_VARIABLES, SOME_VARIABLES, step_is_one_kernel
@@ -116,8 +117,17 @@ def test_random_boxes(n, m, form, ties, dtype):
     assert sum(k > WALKED for k in crossed) > problems or n < MANY
 
 
+@pytest.fixture(params=[cauchy.CHUNKS_SHARE, 2])
+def share(request, monkeypatch):
+    """Chunks of one size; and a small one before those that are a share of the variables."""
+    monkeypatch.setattr(cauchy, "CHUNKS_SHARE", request.param)
+    jax.clear_caches()
+    yield request.param
+    jax.clear_caches()
+
+
 @pytest.mark.parametrize("stored", [0, 2, 8])
-def test_more_breakpoints_than_a_chunk(stored, dtype):
+def test_more_breakpoints_than_a_chunk(stored, dtype, share):
     n, m = LARGE, 3
     rng = np.random.default_rng(stored)
     pairs = histories.rounded(oracles.random_pairs(rng, n, stored), dtype)

@@ -2,6 +2,7 @@
 
 import histories
 import jax
+import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
@@ -12,7 +13,10 @@ from jaxlbfgsb.method.subspace import LEAST_SLOPE
 
 pytestmark = pytest.mark.usefixtures("either_backend")
 
-find = jax.jit(new_direction)
+
+@jax.jit
+def find(x, g, box, kept, constrained):
+    return new_direction(x, g, box, kept, None, constrained, jnp.asarray(True))
 
 
 def tolerance(dtype):
@@ -35,7 +39,7 @@ def test_at_every_offset_with_none_some_and_all_free(n, m, dtype):
             x, g = rng.normal(size=(2, n)).astype(dtype)
             l, u = (x + side * width * rng.random(n) for side in (-1, 1))
             l, u = (v.astype(dtype) for v in (l, u))
-            got = find(x, g, Box(l, u), kept, None, np.True_)
+            got = find(x, g, Box(l, u), kept, np.True_)
             xhat = np.asarray(got.xhat)
             assert not got.forgets
             assert xhat.dtype == dtype
@@ -63,8 +67,8 @@ def test_in_an_infinite_box_it_is_the_newton_point(dtype):
         pairs = histories.rounded(oracles.random_pairs(rng, n, stored), dtype)
         kept = histories.memory_of(pairs, n, m, dtype)
         x, g = rng.normal(size=(2, n)).astype(dtype)
-        free = find(x, g, Box(None, None), kept, None, np.False_)
-        boxed = find(x, g, Box(-infinite, infinite), kept, None, np.False_)
+        free = find(x, g, Box(None, None), kept, np.False_)
+        boxed = find(x, g, Box(-infinite, infinite), kept, np.False_)
         np.testing.assert_array_equal(boxed.xhat, free.xhat)
         expected = x - np.linalg.solve(oracles.bfgs_matrix(pairs[-m:], n), g.astype(float))
         np.testing.assert_allclose(free.xhat, expected, atol=tolerance(dtype))
@@ -74,7 +78,7 @@ def test_in_an_infinite_box_it_is_the_newton_point(dtype):
 def test_with_nothing_stored_it_is_the_steepest_descent(bounded, dtype):
     x, g = np.array([0.0, 1.0], dtype), np.array([3.0, -4.0], dtype)
     box = Box(np.full(2, -1, dtype), np.full(2, 7, dtype)) if bounded else Box(None, None)
-    got = find(x, g, box, histories.empty(2, 1, np.dtype(dtype)), None, np.bool_(bounded))
+    got = find(x, g, box, histories.empty(2, 1, np.dtype(dtype)), np.bool_(bounded))
     np.testing.assert_array_equal(got.xhat, [-1, 5] if bounded else [-3, 5])
     assert not got.forgets
 
@@ -86,6 +90,6 @@ def test_where_the_matrix_breaks_down_the_memory_is_forgotten(dtype):
     x, g = np.zeros(9, dtype), np.ones(9, dtype)
     for width in (0.5, 30.0):
         box = Box(np.full(9, -width, dtype), np.full(9, width, dtype))
-        got = find(x, g, box, broken, None, np.True_)
+        got = find(x, g, box, broken, np.True_)
         assert got.forgets
         np.testing.assert_array_equal(got.xhat, np.full(9, -min(width, 1.0)))

@@ -1,7 +1,5 @@
 """The pairs and their products against what was stored."""
 
-import functools
-
 import histories
 import jax
 import numpy as np
@@ -12,6 +10,7 @@ from jaxlbfgsb.method import inverse, memory
 from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.method.inverse import InverseHessian
 from jaxlbfgsb.method.state import init, suited_to
+from jaxlbfgsb.xla.products import dot
 
 N = 12
 
@@ -21,6 +20,17 @@ with_all_products = jax.jit(memory.with_all_products)
 def close(dtype, size):
     """Absolute tolerance for numbers of magnitude `size`."""
     return (1e-10 if dtype == np.float64 else 2e-4) * size
+
+
+def of_B(products, place):
+    """Those of the products that B is made of, the others zero."""
+    m = len(products) // 2
+    age = (place - 1 - np.arange(m)) % m
+    is_needed = np.eye(2 * m, dtype=bool)
+    is_needed[m:, m:] = True
+    is_needed[m:, :m] = age[:, None] <= age[None, :]
+    is_needed[:m, m:] = is_needed[m:, :m].T
+    return np.where(is_needed, products, 0)
 
 
 def assert_same_bits(a, b):
@@ -47,8 +57,13 @@ def test_products_are_inner_products_with_sy_as_given(m, dtype):
     i = np.arange(m)
     expected[i, m + i] *= 1.25
     expected[m + i, i] *= 1.25
-    np.testing.assert_allclose(kept.products, expected, atol=close(dtype, 30), rtol=0)
-    np.testing.assert_array_equal(kept.products, kept.products.T)
+    all_products = expected
+    got, expected = (of_B(products, int(kept.place)) for products in (kept.products, expected))
+    np.testing.assert_allclose(got, expected, atol=close(dtype, 30), rtol=0)
+    np.testing.assert_array_equal(got, got.T)
+    np.testing.assert_allclose(
+        with_all_products(kept).products, all_products, atol=close(dtype, 30), rtol=0
+    )
 
 
 @pytest.mark.parametrize("m", [1, 4])
@@ -64,16 +79,16 @@ def test_a_skipped_pair_changes_no_bit(m, dtype):
 
 @pytest.mark.parametrize("m", [1, 4])
 @pytest.mark.parametrize("stored", [True, False])
-@pytest.mark.parametrize("wanted", ["all", "with y", "brief"])
-def test_both_ways_to_write_agree(m, stored, wanted, dtype):
+@pytest.mark.parametrize("brief", [True, False])
+def test_both_ways_to_write_agree(m, stored, brief, dtype):
     rng = np.random.default_rng(45 + m)
     for count in range(2 * m + 1):
         before = histories.memory_of(oracles.random_pairs(rng, N, count), N, m, dtype)
-        before = memory.brief(before) if wanted == "brief" else before
+        before = memory.brief(before) if brief else before
         ((s, y),) = histories.rounded(oracles.random_pairs(rng, N, 1), dtype)
-        given = tuple(np.asarray(v, dtype) for v in (2 * s, 0.5, y, s @ y))
+        given = tuple(np.asarray(v, dtype) for v in (2 * s, 0.5, y, y @ y, s @ y))
         if_stored, either_way = (
-            jax.jit(write, static_argnums=3)(before, given, np.asarray(stored), wanted == "with y")
+            jax.jit(write)(before, given, np.asarray(stored))
             for write in (memory._written_if_stored, memory._written_either_way)
         )
         assert_same_bits(if_stored[0], either_way[0])
@@ -81,33 +96,6 @@ def test_both_ways_to_write_agree(m, stored, wanted, dtype):
         np.testing.assert_allclose(*products, atol=close(dtype, 30), rtol=0)
         changed = not np.array_equal(if_stored[0], before.pairs)
         assert changed == stored
-
-
-@pytest.mark.parametrize("m", [1, 3])
-def test_what_the_inverse_needs_of_the_products(m, dtype):
-    """The rest is missing, and can be had later."""
-    rng = np.random.default_rng(48 + m)
-    for_inverse = jax.jit(functools.partial(memory.update, only_with_y=True))
-    times = jax.jit(inverse._compact_inverse_times)
-    pairs = histories.rounded(oracles.random_pairs(rng, N, 2 * m + 1), dtype)
-    kept = part = histories.empty(N, m, np.dtype(dtype))
-    for s, y in pairs:
-        pair = [np.asarray(v, dtype) for v in (s, y, 1.25 * (s @ y))]
-        kept = histories.update(kept, *pair, np.True_)
-        part = for_inverse(part, *pair, np.True_)
-        everything = with_all_products(part)
-        np.testing.assert_allclose(everything.products, kept.products, atol=close(dtype, 30))
-        age = np.asarray(memory.ages(kept.place, m))
-        is_needed = np.ones((2 * m, 2 * m), bool)
-        is_needed[m:, m:] = False
-        is_needed[m:, :m] = age[:, None] >= age[None, :]
-        is_needed[:m, m:] = is_needed[m:, :m].T
-        got, expected = (np.where(is_needed, k.products, 0) for k in (part, kept))
-        np.testing.assert_allclose(got, expected, atol=close(dtype, 30))
-        v = np.asarray(rng.normal(size=N), dtype)
-        got, expected = (times(k, v) for k in (part, kept))
-        size = np.abs(expected).max()
-        np.testing.assert_allclose(got, expected, atol=close(dtype, size))
 
 
 @pytest.mark.parametrize(("m", "dtype"), [(N // 2, np.float64), (N, np.float32)])
@@ -125,7 +113,8 @@ def test_what_few_variables_need_of_the_products(m, dtype):
             memory.brief(everything := with_all_products(part)).products[1], part.products[1]
         )
         np.testing.assert_allclose(part.theta, kept.theta, rtol=close(dtype, 1))
-        np.testing.assert_allclose(everything.products, kept.products, atol=close(dtype, 30))
+        got, expected = (of_B(k.products, int(kept.place)) for k in (everything, kept))
+        np.testing.assert_allclose(got, expected, atol=close(dtype, 30))
         of_part, of_all = (
             (histories.FORMS["dense"](k).matrix, *of_inverse(k)) for k in (part, kept)
         )
@@ -133,7 +122,12 @@ def test_what_few_variables_need_of_the_products(m, dtype):
             np.testing.assert_allclose(got, expected, atol=close(dtype, np.abs(expected).max()))
 
 
-@pytest.mark.parametrize("form", [inverse._two_loops, inverse._compact_inverse_times])
+def by_products(kept, v):
+    products = memory.with_all_products(kept).products
+    return inverse.compact_inverse_times(kept, products, v, dot(kept.pairs, v))
+
+
+@pytest.mark.parametrize("form", [inverse.inverse_times, by_products])
 @pytest.mark.parametrize("m", [1, 5, N])
 def test_H_is_the_inverse_of_bfgs_at_every_offset_of_the_ring(m, form, dtype):
     rng = np.random.default_rng(60 + m)
@@ -148,7 +142,7 @@ def test_H_is_the_inverse_of_bfgs_at_every_offset_of_the_ring(m, form, dtype):
 
 @pytest.mark.parametrize(("n", "m"), [(N, 10), (100, 10), (200, 20), (600, 10)])
 def test_a_memory_suits_the_box_where_bounds_come_and_go(n, m):
-    """Brief in any box; without bounds (twice: a kernel with them, none); never."""
+    """Brief in any box; without bounds only (twice: a kernel with them, none; then no kernel)."""
     rng = np.random.default_rng(n)
     pairs = [tuple(map(np.asarray, pair)) for pair in oracles.random_pairs(rng, n, m + 3)]
     free, bounded = Box(None, None), Box(np.full(n, -1.0), np.full(n, 1.0))
@@ -156,20 +150,22 @@ def test_a_memory_suits_the_box_where_bounds_come_and_go(n, m):
     suit, times = jax.jit(suited_to), jax.jit(inverse.inverse_times)
 
     def run_in(box):
-        update = jax.jit(functools.partial(memory.update, only_with_y=box.is_everything))
         run = start(np.zeros(n), box, m)
         for s, y in pairs:
-            kept = update(run.memory, s, y, s @ y, np.True_)
-            run = run._replace(memory=kept)
+            run = run._replace(memory=histories.update(run.memory, s, y, s @ y, np.True_))
         return run
 
-    assert memory.is_brief(run_in(free).memory) == (n < 600)
+    assert memory.is_brief(run_in(free).memory)
     assert memory.is_brief(run_in(bounded).memory) == (n == N)
+    assert (run_in(free).sums is None) == (n < 600)
+    assert (run_in(bounded).sums is None) == (n < 200)
     for before, after in ((free, bounded), (bounded, free), (free, free), (bounded, bounded)):
         got, expected = suit(run_in(before), after), run_in(after)
         assert jax.tree.map(np.shape, got) == jax.tree.map(np.shape, expected)
-        if after is bounded or memory.is_brief(expected.memory):
-            np.testing.assert_allclose(got.memory.products, expected.memory.products, atol=1e-9)
+        of_both = [run.memory.products for run in (got, expected)]
+        if not memory.is_brief(expected.memory):
+            of_both = [of_B(products, int(got.memory.place)) for products in of_both]
+        np.testing.assert_allclose(*of_both, atol=1e-9)
         products = (times(run.memory, np.ones(n)) for run in (got, expected))
         np.testing.assert_allclose(*products, rtol=1e-9, atol=1e-9)
 

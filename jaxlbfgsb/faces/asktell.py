@@ -13,8 +13,8 @@ import numpy as np
 from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.method.core import advance
 from jaxlbfgsb.method.ending import halt
-from jaxlbfgsb.method.reduced import unknown_sides
 from jaxlbfgsb.method.state import Event, Options, Phase, State, init
+from jaxlbfgsb.method.sums import unknown_sums
 from jaxlbfgsb.options import checked_maxcor, checked_options, strict_options
 from jaxlbfgsb.precision import precision_of
 from jaxlbfgsb.pytrees import BoundLeaves, checked_bounds, checked_x0, raveled_box
@@ -23,26 +23,32 @@ from jaxlbfgsb.status import TABLE, Reason
 from jaxlbfgsb.xla.kernel import one_kernel, step_is_one_kernel
 from jaxlbfgsb.xla.packing import Packed, Packing
 
+_KINDS_OF_SUMS = (None, "over all", "by side")
+
 
 @functools.cache
-def _packing(dtype: np.dtype, has_sides: bool) -> Packing[State]:
+def _packing(dtype: np.dtype, sums: str | None) -> Packing[State]:
     """Of a state in any number of variables: its scalars together, its arrays as they are."""
 
     def example() -> State:
         state = init(jnp.zeros(1, dtype), Box(None, None), 1)
-        return state._replace(sides=unknown_sides(1, 1, dtype) if has_sides else None)
+        if sums is None:
+            return state
+        return state._replace(sums=unknown_sums(1, 1, dtype, bounded=sums == "by side"))
 
     with precision_of(dtype):
         return Packing(jax.eval_shape(example), scalars_only=True)
 
 
 def _pack(state: State) -> Packed:
-    return _packing(state.x.dtype, state.sides is not None).pack(state)
+    sums = state.sums
+    kind = None if sums is None else "over all" if sums.free is None else "by side"
+    return _packing(state.x.dtype, kind).pack(state)
 
 
 def _packing_of(packed: Packed) -> Packing[State]:
-    either = (_packing(np.dtype(packed.floats.dtype), sides) for sides in (False, True))
-    return next(packing for packing in either if packing.arrays == len(packed.arrays))
+    kinds = (_packing(np.dtype(packed.floats.dtype), kind) for kind in _KINDS_OF_SUMS)
+    return next(packing for packing in kinds if packing.arrays == len(packed.arrays))
 
 
 def _unpack(packed: Packed) -> State:

@@ -25,7 +25,7 @@ import numpy as np
 from jax import lax
 
 from jaxlbfgsb.method.box import Box, breakpoints, is_held, project
-from jaxlbfgsb.method.chunks import prefix_sums, soonest
+from jaxlbfgsb.method.chunks import TILE, prefix_sums, soonest
 from jaxlbfgsb.method.model import Compact, Dense, Model
 from jaxlbfgsb.method.reduced import without_pairs
 from jaxlbfgsb.types import Coefficients, Integer, Mask, PairRows, Scalar, Vector
@@ -55,6 +55,13 @@ class CauchyPoint(NamedTuple):
     """Where on the path: ``xc - x = -t g`` in F, to rounding."""
     p: Coefficients
     """``W'd`` of the last segment, whose d is ``-g`` in F and zero elsewhere."""
+    square: Scalar
+    """``d'd`` of the first segment, whose d is ``-g`` wherever a variable can move."""
+
+    @property
+    def fall(self) -> Scalar:
+        """An upper bound of ``g'(x - xc)``: no variable went farther than ``t |g_i|``."""
+        return self.t * self.square
 
 
 class _Segment(NamedTuple):
@@ -122,7 +129,14 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
     dt = where(any_left, dt, 0)
     met = (t < last.t) | ((t == last.t) & (index <= last.crossed))
     xc = where(met, bound_met, project(x + (last.t + dt) * d, box))
-    return CauchyPoint(xc=xc, c=last.c + dt * last.p, free=~(held | met), t=last.t + dt, p=last.p)
+    return CauchyPoint(
+        xc=xc,
+        c=last.c + dt * last.p,
+        free=~(held | met),
+        t=last.t + dt,
+        p=last.p,
+        square=-f1,
+    )
 
 
 def _goes_on(s: _Segment) -> jax.Array:
@@ -198,7 +212,7 @@ def _cross_chunks(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar
     """As far as the search goes from `start`: often no further than one small chunk."""
     n = t.shape[0]
     size = min(CHUNK, n)
-    share = n // CHUNKS_SHARE
+    share = n // CHUNKS_SHARE // TILE**2 * TILE**2  # of tiles, so that sums need no copy
 
     def goes_on(s: _Segment) -> jax.Array:
         return _goes_on(s) & jnp.isfinite(s.next_t)
@@ -241,8 +255,9 @@ def _cross_chunk(s: _Segment, size: int, t: Vector, d: Vector, B: Model, floor: 
     G = dot(ahead_d, ahead_d) - sums[2 * rows]
     p, c = lax.optimization_barrier((p, c))
     Mp = lax.optimization_barrier(B.M_times(p))
-    f2 = jnp.maximum(B.theta * G - jnp.sum(Mp * p, axis=0), floor)
-    f1 = (B.theta * times - 1) * G - jnp.sum(Mp * c, axis=0)
+    ones = jnp.ones(rows, p.dtype)  # XLA sums columns many times slower than it multiplies
+    f2 = jnp.maximum(B.theta * G - dot(ones, Mp * p), floor)
+    f1 = (B.theta * times - 1) * G - dot(ones, Mp * c)
 
     stops = ~(-f1 / f2 >= next_times - times) | ~jnp.isfinite(next_times)
     position = jnp.arange(size, dtype=jnp.int32)

@@ -36,11 +36,10 @@ from jaxlbfgsb.method.box import (
     infinity_norm,
     is_boxed,
     is_constrained,
-    largest_feasible_step,
     point_on_line,
     projected_gradient_norm,
 )
-from jaxlbfgsb.method.direction import Direction, new_direction
+from jaxlbfgsb.method.direction import Direction, new_direction, no_direction
 from jaxlbfgsb.method.memory import Memory
 from jaxlbfgsb.method.state import Event, Options, Phase, State, numbers_of, pick
 from jaxlbfgsb.types import Boolean, Integer, Scalar, Vector
@@ -89,8 +88,12 @@ def advance_running(
     constrained = is_constrained(box)  # outside of the branch, which XLA takes nothing out of
     direction = lax.cond(
         taken.turns,
-        lambda: new_direction(moved.x, moved.gradient, box, moved.memory, moved.sides, constrained),
-        lambda: Direction(state.xhat, jnp.zeros_like(taken.turns), state.sides),
+        lambda: new_direction(
+            *(moved.x, moved.gradient, box, moved.memory, moved.sums),
+            constrained=constrained,
+            is_new=taken.stored,
+        ),
+        lambda: no_direction(state.xhat, state.sums, taken.turns),
     )
     return _turn(taken, direction, box, constrained)
 
@@ -102,6 +105,8 @@ class _Taken(NamedTuple):
     """At the new iterate, if there is one; its search is that of the next trial."""
     turns: Boolean
     """A new direction is wanted."""
+    stored: Boolean
+    """The memory holds the pair of the last step."""
 
 
 def _take(
@@ -132,43 +137,44 @@ def _take(
         next_trial = point_on_line(state.x, state.xhat, looked.state.search.step, box)
         return are_same(next_trial, state.trial) | are_same(next_trial, state.x)
 
-    ends = unless(looked.over, stays, *shape, bounded=bounded)
+    ends = unless(looked.over, stays, many=state.sums is not None)
     judged = small_kernel(decisions.judge, *shape, bounded=bounded)(
         numbers, looked, ends, seen, options
     )
 
     pairs, step = state.memory, state.search.step
-    pairs = memory.update(pairs, d, y, judged.sy, judged.stores, step, box.is_everything)
+    pairs = memory.update(pairs, d, y, seen.yy, judged.sy, judged.stores, step)
     moved = judged.state._replace(
         x=where(judged.takes, state.trial, state.x),
         gradient=where(judged.takes, gradient, state.gradient),
         trial=state.trial,
         xhat=state.xhat,
         memory=_forget_where(judged.forgets, pairs),
-        sides=state.sides,
+        sums=state.sums,
     )
-    return _Taken(moved, judged.turns)
+    return _Taken(moved, judged.turns, judged.stores)
 
 
 def _turn(taken: _Taken, direction: Direction, box: Box, constrained: Boolean) -> State:
     """Search towards xhat where a new direction was wanted; the end of the call."""
-    moved, turns = taken
-    xhat, forgets, sides = direction
+    moved, turns, _ = taken
+    xhat, forgets = direction.xhat, direction.forgets
     shape, bounded = moved.memory.pairs.shape, not box.is_everything
-    d = xhat - moved.x
     numbers = numbers_of(moved)
     reach = decisions.Reach(
-        slope=dot(moved.gradient, d),
-        dd=dot(d, d),
-        largest=largest_feasible_step(moved.x, d, box),
+        slope=direction.slope,
+        dd=direction.dd,
+        largest=direction.largest,
         is_constrained=constrained,
         is_boxed=is_boxed(box),
     )
     searching = small_kernel(decisions.open_search, *shape, bounded=bounded)(numbers, turns, reach)
     trial = point_on_line(moved.x, xhat, searching.search.step, box)
-    at_x = are_same(trial, moved.x)
+    # The end of a line is not x, since there is a slope towards it.
+    leaves_x = ~turns | (searching.search.step == 1)
+    leaves_x = unless(leaves_x, lambda: ~are_same(trial, moved.x), many=moved.sums is not None)
     turned = small_kernel(decisions.settle, *shape, bounded=bounded)(
-        searching, turns, forgets, at_x, reach.slope
+        searching, turns, forgets, ~leaves_x, reach.slope
     )
     return turned._replace(
         x=moved.x,
@@ -176,7 +182,7 @@ def _turn(taken: _Taken, direction: Direction, box: Box, constrained: Boolean) -
         trial=trial,
         xhat=xhat,
         memory=_forget_where(forgets, moved.memory),
-        sides=sides,
+        sums=direction.sums,
     )
 
 

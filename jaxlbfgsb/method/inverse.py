@@ -14,24 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlbfgsb.method.memory import Memory, ages, is_brief, pair_at, with_all_products
+from jaxlbfgsb.method.memory import Memory, ages, pair_at, with_all_products
 from jaxlbfgsb.types import Ages, Coefficients, Integer, MiddleMatrix, Scalar, Vector
 from jaxlbfgsb.xla import small
 from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.indexing import at, modulo, put, taken
-from jaxlbfgsb.xla.kernel import one_kernel, repeated, step_is_one_kernel
+from jaxlbfgsb.xla.kernel import one_kernel, repeated
 from jaxlbfgsb.xla.products import dot
 
 
 def inverse_times(memory: Memory, v: Vector) -> Vector:
-    """``H v``."""
-    if is_brief(memory) or step_is_one_kernel(*memory.pairs.shape):
-        return _two_loops(memory, v)
-    return _compact_inverse_times(memory, v)
-
-
-def _two_loops(memory: Memory, v: Vector) -> Vector:
-    """The recursion of Nocedal (1980): least work inside of a kernel."""
+    """``H v`` by the recursion of Nocedal (1980), which needs no products of different pairs."""
     m = memory.pairs.shape[0] // 2
 
     def newest_to_oldest(
@@ -54,10 +47,14 @@ def _two_loops(memory: Memory, v: Vector) -> Vector:
     return repeated(memory.count, m, oldest_to_newest, q / memory.theta)
 
 
-def _compact_inverse_times(memory: Memory, v: Vector) -> Vector:
-    """Two passes over the history."""
-    with_v = dot(memory.pairs, v)
-    numbers = memory.products, memory.theta, memory.place, memory.count, with_v
+def compact_inverse_times(
+    memory: Memory, products: MiddleMatrix, v: Vector, with_v: Coefficients
+) -> Vector:
+    """``H v`` in one pass over the history, given ``[Y; S] v`` and the products of all pairs.
+
+    Of these it takes ``Y'Y`` and ``s_i'y_j`` where pair i is not newer.
+    """
+    numbers = products, memory.theta, memory.place, memory.count, with_v
     c = one_kernel(_coefficients)(*numbers)
     return v / memory.theta + dot(c, memory.pairs)
 
@@ -104,7 +101,12 @@ def _times(memory: Memory, v: jax.Array) -> jax.Array:
     """``H v``, or of each column."""
     if v.ndim == 1:
         return inverse_times(memory, v)
-    return jax.vmap(inverse_times, in_axes=(None, 1), out_axes=1)(memory, v)
+    products = with_all_products(memory).products
+
+    def of_column(v: Vector) -> Vector:
+        return compact_inverse_times(memory, products, v, dot(memory.pairs, v))
+
+    return jax.vmap(of_column, in_axes=1, out_axes=1)(v)
 
 
 @jax.jit

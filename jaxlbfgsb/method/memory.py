@@ -15,7 +15,6 @@ change.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
@@ -26,22 +25,27 @@ from jaxlbfgsb.types import (
     AnyMatrix,
     Boolean,
     Integer,
+    Mask,
+    MiddleMatrix,
     PairRows,
     Scalar,
     Vector,
 )
+from jaxlbfgsb.xla import small
 from jaxlbfgsb.xla.choice import where
-from jaxlbfgsb.xla.indexing import at, entry, modulo, put
+from jaxlbfgsb.xla.indexing import at, entry, modulo, part, put, put_entry
 from jaxlbfgsb.xla.kernel import step_is_one_kernel
 from jaxlbfgsb.xla.platform import by_platform
 from jaxlbfgsb.xla.products import dot
 
-_Pair: TypeAlias = tuple[Vector, Scalar, Vector, Scalar]
-"""d and the step that make s, then y and ``s'y``: s itself is made only where it is stored."""
+_Pair: TypeAlias = tuple[Vector, Scalar, Vector, Scalar, Scalar]
+"""d and the step that make s, y, ``y'y`` and ``s'y``: s itself is made only where it is stored."""
 
 
 SMALL_MATRIX = 40
 """Rows of a B that stays in the fastest cache while it is updated and factorised."""
+BLOCK = 2048
+"""Variables at a time in the densest pass: so many stay in a cache."""
 
 
 class Memory(NamedTuple):
@@ -50,8 +54,9 @@ class Memory(NamedTuple):
     pairs: PairRows
     """``[Y; S]``: m rows of y, then m rows of s, both in ring order."""
     products: AnyMatrix
-    """``[Y; S] [Y; S]'``, with ``s'y`` of each pair as the line search measured it; or, where
-    `is_brief`, only the two rows of ``y'y`` and ``s'y`` of each pair."""
+    """Of ``[Y; S] [Y; S]'`` what B is made of: ``S'S``, ``s_i'y_j`` where pair i is newer, and of
+    each pair ``y'y`` and ``s'y``, as the line search measured it.  The other entries mean nothing.
+    Where `is_brief`, only the two rows of ``y'y`` and ``s'y`` of each pair."""
     theta: Scalar
     count: Integer  # type: ignore[assignment]
     """Pairs in use, at most m."""
@@ -72,17 +77,15 @@ def empty(n: int, m: int, dtype: jnp.dtype, brief: bool = False) -> Memory:
 
 def is_brief(memory: Memory) -> bool:
     """True if the products are those of each pair with itself: for algorithms that take pair
-    after pair."""
+    after pair, or sum what they need by themselves."""
     return 2 * memory.products.shape[-1] == memory.pairs.shape[-2]
 
 
 def wants_brief(rows: int, n: int, *, bounded: bool) -> bool:
-    """True where it is cheaper to take pair after pair than to multiply them with each other.
-
-    Without bounds that is ``H`` times a vector; with bounds it is B itself, in few variables.
-    """
+    """True where B is not made of products: without bounds, where H is all that is needed, and
+    in few variables, where B itself is made of pair after pair."""
     is_small = n <= max(rows, min(2 * rows, SMALL_MATRIX))
-    return step_is_one_kernel(rows, n, bounded=bounded) and (is_small or not bounded)
+    return not bounded or (is_small and step_is_one_kernel(rows, n))
 
 
 def brief(memory: Memory) -> Memory:
@@ -93,13 +96,42 @@ def brief(memory: Memory) -> Memory:
 
 
 def with_all_products(memory: Memory) -> Memory:
-    """The memory of a run that did not need them all."""
+    """The memory with every entry of ``[Y; S] [Y; S]'``."""
     m = memory.pairs.shape[0] // 2
-    products = dot(memory.pairs, memory.pairs.T)
+    products = rows_with_rows(memory.pairs)
     sy = memory.products[1] if is_brief(memory) else jnp.diagonal(memory.products[m:, :m])
     index = jnp.arange(m)
     products = products.at[m + index, index].set(sy).at[index, m + index].set(sy)
     return memory._replace(products=products)
+
+
+def rows_with_rows(pairs: PairRows, free: Mask | None = None) -> MiddleMatrix:
+    """``[Y; S] [Y; S]'``; with a mask, that of ``[Y Z Z'; S (I - Z Z')]`` with ``[Y; S]``.
+
+    On a CPU block by block: XLA's product of the whole takes many times as long, and no masked
+    copy leaves the cache.
+    """
+    rows, n = pairs.shape
+    is_y = jnp.arange(rows)[:, None] < rows // 2
+
+    def of_one_side(block: PairRows, free: Mask | None) -> PairRows:
+        return block if free is None else where(is_y == free, block, 0)
+
+    def whole(pairs: PairRows) -> MiddleMatrix:
+        product = small.product if step_is_one_kernel(rows, n) else dot
+        return product(of_one_side(pairs, free), pairs.T)
+
+    def by_blocks(pairs: PairRows) -> MiddleMatrix:
+        def add(i: Integer, total: MiddleMatrix) -> MiddleMatrix:
+            start = jnp.minimum(i * BLOCK, n - BLOCK)
+            block = part(pairs, start, BLOCK, axis=1)
+            is_next = start + jnp.arange(BLOCK) >= i * BLOCK
+            of_side = of_one_side(block, None if free is None else part(free, start, BLOCK))
+            return total + dot(where(is_next, of_side, 0), block.T)
+
+        return lax.fori_loop(0, -(-n // BLOCK), add, jnp.zeros((rows, rows), pairs.dtype))
+
+    return whole(pairs) if n <= BLOCK else by_platform(pairs, cpu=by_blocks, default=whole)
 
 
 def forget(memory: Memory) -> Memory:
@@ -111,28 +143,22 @@ def update(
     memory: Memory,
     d: Vector,
     y: Vector,
+    yy: Scalar,
     sy: Scalar,
     store: Boolean,
     step: Scalar | float = 1.0,
-    only_with_y: bool = False,
 ) -> Memory:
-    """Store the pair of ``s = step d`` and y with ``s'y = sy > 0`` where `store` is True.
+    """Store the pair of ``s = step d`` and y with ``y'y`` and ``s'y > 0`` where `store` is True.
 
-    Unless the memory is brief, that takes a pass over the history for the products with y, and
-    one for those with s.  With `only_with_y` there are but those of each y with what is as old
-    or older, which is all that ``H`` needs.
+    Unless the memory is brief, that takes a pass over the history.
     """
     rows, products = by_platform(
-        memory,
-        (d, jnp.asarray(step, d.dtype), y, sy),
-        store,
-        cpu=functools.partial(_written_if_stored, only_with_y=only_with_y),
-        default=functools.partial(_written_either_way, only_with_y=only_with_y),
+        *(memory, (d, jnp.asarray(step, d.dtype), y, yy, sy), store),
+        cpu=_written_if_stored,
+        default=_written_either_way,
     )
     place = memory.place
     m = rows.shape[0] // 2
-    row = jnp.zeros_like(place) if is_brief(memory) else place
-    yy = entry(products, row, place)
     return Memory(
         pairs=rows,
         products=products,
@@ -142,47 +168,38 @@ def update(
     )
 
 
-def _written_if_stored(
-    memory: Memory, pair: _Pair, store: Boolean, only_with_y: bool
-) -> tuple[PairRows, AnyMatrix]:
+def _written_if_stored(memory: Memory, pair: _Pair, store: Boolean) -> tuple[PairRows, AnyMatrix]:
     """A loop of at most one turn, which writes in place; a branch would copy the history."""
 
     def write(carry: tuple[Boolean, PairRows, AnyMatrix]) -> tuple[Any, PairRows, AnyMatrix]:
         store, pairs, products = carry
         now = memory._replace(pairs=pairs, products=products)
-        return jnp.zeros_like(store), *_written(now, pair, only_with_y)
+        return jnp.zeros_like(store), *_written(now, pair)
 
     start = (store, memory.pairs, memory.products)
     return lax.while_loop(lambda carry: carry[0], write, start)[1:]
 
 
-def _written_either_way(
-    memory: Memory, pair: _Pair, store: Boolean, only_with_y: bool
-) -> tuple[PairRows, AnyMatrix]:
+def _written_either_way(memory: Memory, pair: _Pair, store: Boolean) -> tuple[PairRows, AnyMatrix]:
     """The old rows again where nothing is stored: what costs least for many lanes in step."""
     old_s, old_y, _ = pair_at(memory, memory.place)
-    d, step, y, sy = pair
+    d, step, y, yy, sy = pair
     s, y = where(store, step * d, old_s), where(store, y, old_y)
-    pairs, products = _written(memory, (s, jnp.ones_like(step), y, sy), only_with_y)
+    pairs, products = _written(memory, (s, jnp.ones_like(step), y, yy, sy))
     return pairs, where(store, products, memory.products)
 
 
-def _written(memory: Memory, pair: _Pair, only_with_y: bool) -> tuple[PairRows, AnyMatrix]:
+def _written(memory: Memory, pair: _Pair) -> tuple[PairRows, AnyMatrix]:
     pairs, products, place = memory.pairs, memory.products, memory.place
     m = pairs.shape[0] // 2
-    d, step, y, sy = pair
+    d, step, y, yy, sy = pair
     for row, index in ((y, place), (step * d, m + place)):
         pairs = put(pairs, row, index)
     if is_brief(memory):
-        own = jnp.stack([dot(y, y), sy])
-        return pairs, put(products, own, place, axis=1)
-    with_y = dot(pairs, y)
-    with_s = jnp.zeros_like(with_y) if only_with_y else step * dot(pairs, d)
-    with_y = put(with_y, sy, m + place)
-    with_s = put(with_s, sy, place)
-    for column, index in ((with_y, place), (with_s, m + place)):
-        products = put(put(products, column, index), column, index, axis=1)
-    return pairs, products
+        return pairs, put(products, jnp.stack([yy, sy]), place, axis=1)
+    with_s = put(step * dot(pairs, d), sy, place)
+    products = put(put(products, with_s, m + place), with_s, m + place, axis=1)
+    return pairs, put_entry(products, yy, place, place)
 
 
 def pair_at(memory: Memory, place: Integer) -> tuple[Vector, Vector, Scalar]:

@@ -25,14 +25,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlbfgsb.method.memory import Memory, pair_at, wants_brief
-from jaxlbfgsb.method.reduced import (
-    Sides,
-    order,
-    products_by_side,
-    restricted_products,
-    solve_K,
-    without_pairs,
-)
+from jaxlbfgsb.method.reduced import restricted_products, solve_K, without_pairs
+from jaxlbfgsb.method.sums import Sums, WithGradient, order, products_by_side
 from jaxlbfgsb.types import (
     Coefficients,
     Integer,
@@ -135,6 +129,11 @@ class Compact(NamedTuple):
     def M_times(self, c: jax.Array) -> jax.Array:
         return dot(self.P.T, dot(self.P, c)) - (self.invD * c.T).T
 
+    def with_gradient(self, p: Coefficients, square: Scalar) -> WithGradient:
+        """``[Y; S] g`` over the free variables, where ``p = -W'ZZ'g``."""
+        unscaled = p / where(self.scale == 0, 1, self.scale)
+        return WithGradient(-unscaled, square)
+
     def row(self, b: Integer) -> Coefficients:
         return self.scale * at(self.memory.pairs, b, axis=1)
 
@@ -153,7 +152,7 @@ class Compact(NamedTuple):
         return where(free, (r + self.W_times(v) / self.theta) / self.theta, 0)
 
     def solve_free_on_path(
-        self, sides: Sides, g: Vector, t: Scalar, c: Coefficients, p: Coefficients
+        self, sums: Sums, g: Vector, t: Scalar, c: Coefficients, p: Coefficients
     ) -> Vector:
         """`solve_free` for ``r = (theta t - 1) g + W M c`` where ``p = -W'ZZ'g``.
 
@@ -163,7 +162,8 @@ class Compact(NamedTuple):
         """
         shape = self.memory.pairs.shape
         small_memory = without_pairs(self.memory)
-        free, by_side = sides.free, sides.products
+        free, by_side = sums.free, sums.products
+        assert free is not None
         along = self.theta * t - 1
         estimate = small_kernel(restricted_products, *shape)
         Mc, with_r, is_accurate = estimate(

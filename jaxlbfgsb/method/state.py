@@ -12,7 +12,7 @@ from jaxlbfgsb.method import line_search, memory
 from jaxlbfgsb.method.box import Box, is_nonempty, project
 from jaxlbfgsb.method.line_search import LineSearch
 from jaxlbfgsb.method.memory import Memory
-from jaxlbfgsb.method.reduced import Sides, unknown_sides
+from jaxlbfgsb.method.sums import Sums, unknown_sums
 from jaxlbfgsb.status import Reason
 from jaxlbfgsb.types import Boolean, Integer, PyTree, Scalar, Vector
 from jaxlbfgsb.xla.choice import where
@@ -56,8 +56,8 @@ class State(NamedTuple):
     xhat: Vector
     """End of the search line at step 1; the direction is ``d = xhat - x``."""
     memory: Memory
-    sides: Sides | None
-    """Sums over the last free set, where the next direction can carry them on."""
+    sums: Sums | None
+    """Of the last direction, where the next one can carry them on."""
     search: LineSearch
     good_step: Scalar
     good_value: Scalar
@@ -97,7 +97,7 @@ def numbers_of(state: State) -> State:
         trial=nothing,
         xhat=nothing,
         memory=state.memory._replace(pairs=nothing, products=nothing),
-        sides=None,
+        sums=None,
     )
 
 
@@ -124,7 +124,7 @@ def init(x0: Vector, box: Box, m: int) -> State:
         memory=memory.empty(
             n, m, x.dtype, memory.wants_brief(2 * m, n, bounded=not box.is_everything)
         ),
-        sides=unknown_sides(n, m, x.dtype) if _sums_by_side(2 * m, n, box) else None,
+        sums=_nothing_summed(2 * m, x, box),
         search=line_search.start(zero, zero, zero, zero),
         good_step=zero,
         good_value=infinity,
@@ -158,20 +158,22 @@ def start_again(state: State, x0: Vector, box: Box) -> State:
 def suited_to(state: State, box: Box) -> State:
     """The same run in a box that may have bounds where there were none before, or none now."""
     rows, n = state.memory.pairs.shape
-    sums = _sums_by_side(rows, n, box)
+    pairs = state.memory
     if memory.wants_brief(rows, n, bounded=not box.is_everything):
-        pairs = state.memory if memory.is_brief(state.memory) else memory.brief(state.memory)
-    elif memory.is_brief(state.memory) or (sums and state.sides is None):
-        pairs = memory.with_all_products(state.memory)
-    else:
-        pairs = state.memory
-    sides = (state.sides or unknown_sides(n, rows // 2, state.x.dtype)) if sums else None
-    return state._replace(memory=pairs, sides=sides)
+        pairs = pairs if memory.is_brief(pairs) else memory.brief(pairs)
+    elif memory.is_brief(pairs):
+        pairs = memory.with_all_products(pairs)
+    sums = _nothing_summed(rows, state.x, box)
+    are_alike = jax.tree.map(jnp.shape, sums) == jax.tree.map(jnp.shape, state.sums)
+    return state._replace(memory=pairs, sums=state.sums if are_alike else sums)
 
 
-def _sums_by_side(rows: int, n: int, box: Box) -> bool:
-    """True where the reduced system is large enough to carry its sums on."""
-    return not step_is_one_kernel(rows, n) and not box.is_everything
+def _nothing_summed(rows: int, x: Vector, box: Box) -> Sums | None:
+    """What a run begins with; None where a step is one kernel, which sums all that it needs."""
+    n, bounded = len(x), not box.is_everything
+    if step_is_one_kernel(rows, n, bounded=bounded):
+        return None
+    return unknown_sums(n, rows // 2, x.dtype, bounded=bounded)
 
 
 def is_running(state: State) -> Boolean:

@@ -8,14 +8,14 @@ identity in F; ``r = -Z'(g + theta (xc - x) - W M c)`` minus the reduced gradien
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jax import lax
 
 from jaxlbfgsb.method.box import Box, project
 from jaxlbfgsb.method.cauchy import CauchyPoint
 from jaxlbfgsb.method.model import Compact, Model
-from jaxlbfgsb.method.reduced import Sides
-from jaxlbfgsb.types import Vector
+from jaxlbfgsb.method.sums import Sums
+from jaxlbfgsb.types import Boolean, Scalar, Vector
 from jaxlbfgsb.xla.choice import where
+from jaxlbfgsb.xla.kernel import replaced, unless
 from jaxlbfgsb.xla.products import dot
 
 LEAST_SLOPE = 1e-3
@@ -28,41 +28,54 @@ run stalls away from the solution: the bounded example of SciPy's documentation 
 
 
 def subspace_minimizer(
-    x: Vector, g: Vector, box: Box, B: Model, cauchy: CauchyPoint, sides: Sides | None = None
-) -> Vector:
-    """``xhat``: where the model is least over the free variables, pulled into the box.
+    x: Vector, g: Vector, box: Box, B: Model, cauchy: CauchyPoint, sums: Sums | None = None
+) -> tuple[Vector, Scalar]:
+    """``xhat``: where the model is least over the free variables, pulled into the box; and
+    ``g'(xhat - x)``.
 
-    `sides` for the compact form in many variables.
+    `sums` for the compact form in many variables.
     """
-    return into_the_box(x, g, box, cauchy.xc, subspace_step(x, g, B, cauchy, sides))
+    step = subspace_step(x, g, B, cauchy, sums)
+    return into_the_box(x, g, box, cauchy.xc, step, cauchy.fall, many=sums is not None)
 
 
 def subspace_step(
-    x: Vector, g: Vector, B: Model, cauchy: CauchyPoint, sides: Sides | None = None
+    x: Vector, g: Vector, B: Model, cauchy: CauchyPoint, sums: Sums | None = None
 ) -> Vector:
     """From ``xc`` to where the model is least over the free variables."""
     xc, c = cauchy.xc, cauchy.c
-    if isinstance(B, Compact) and sides is not None:
-        return B.solve_free_on_path(sides, g, cauchy.t, c, cauchy.p)
+    if isinstance(B, Compact) and sums is not None:
+        return B.solve_free_on_path(sums, g, cauchy.t, c, cauchy.p)
     r = B.W_times(B.M_times(c)) - B.theta * (xc - x) - g
     return B.solve_free(cauchy.free, r)
 
 
-def into_the_box(x: Vector, g: Vector, box: Box, xc: Vector, step: Vector) -> Vector:
-    """The projection of 2011, and the truncation of 1995 where that gives too little descent."""
-    lower, upper = box.lower, box.upper
-    if lower is None or upper is None:
-        return xc + step
-    projected = project(xc + step, box)
-    least = LEAST_SLOPE * jnp.minimum(dot(g, xc - x), 0)
-    ascends = dot(g, projected - x) > least
+def into_the_box(
+    x: Vector, g: Vector, box: Box, xc: Vector, step: Vector, fall: Scalar, *, many: bool
+) -> tuple[Vector, Scalar]:
+    """The projection of 2011, and the truncation of 1995 where that gives too little descent.
 
-    def truncated() -> Vector:
+    Also ``g'(xhat - x)``.  `fall` is at least as large as ``g'(x - xc)``; `many` is True where the
+    variables are many.
+    """
+    lower, upper = box.lower, box.upper
+    assert lower is not None
+    assert upper is not None
+    projected = project(xc + step, box)
+    slope = dot(g, projected - x)
+
+    def descends() -> Boolean:
+        return slope <= LEAST_SLOPE * jnp.minimum(dot(g, xc - x), 0)
+
+    descends_enough = unless(slope <= -LEAST_SLOPE * fall, descends, many=many)
+
+    def truncated() -> tuple[Vector, Scalar]:
         to_bound = where(step < 0, lower - xc, upper - xc)
         alphas = where(step == 0, jnp.inf, to_bound / where(step == 0, 1, step))
         alpha = jnp.minimum(jnp.maximum(jnp.min(alphas), 0), 1)
         at_bound = (alphas <= alpha) & (alpha < 1)
         bound = where(step < 0, lower, upper)
-        return where(at_bound, bound, project(xc + alpha * step, box))
+        xhat = where(at_bound, bound, project(xc + alpha * step, box))
+        return xhat, dot(g, xhat - x)
 
-    return lax.cond(ascends, truncated, lambda: projected)
+    return replaced(~descends_enough, (projected, slope), truncated, many=many)

@@ -39,6 +39,12 @@ def entry(A: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
     return lax.squeeze(number, (0, 1))
 
 
+def put_entry(A: jax.Array, value: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
+    """A with `value` where `entry` reads."""
+    value = lax.expand_dims(value, (0, 1))
+    return lax.dynamic_update_slice(A, value, (i, j), allow_negative_indices=False)
+
+
 def taken(A: jax.Array, indices: jax.Array, axis: int = 0) -> jax.Array:
     """The entries (rows, columns) at all the indices; beyond the end, the last."""
     return jnp.take(A, indices, axis=axis, mode="clip")

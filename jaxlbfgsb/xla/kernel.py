@@ -151,11 +151,31 @@ def repeated(count: Integer, most: int, step: Callable[[Integer, _Out], _Out], s
     )
 
 
-def unless(
-    condition: jax.Array, question: Callable[[], jax.Array], rows: int, n: int, *, bounded: bool
-) -> jax.Array:
-    """``condition | question()``; on a CPU many variables are not asked where it is known."""
-    if step_is_one_kernel(rows, n, bounded=bounded):
+def replaced(condition: jax.Array, value: _Out, other: Callable[[], _Out], *, many: bool) -> _Out:
+    """`other()` where the condition, which rarely holds, is True, else `value`.
+
+    On a CPU it is computed only then; of `many` variables a branch would copy the value, which a
+    loop of at most one turn leaves where it is.
+    """
+
+    def either() -> _Out:
+        return jax.tree.map(functools.partial(where, condition), other(), value)
+
+    def loop() -> _Out:
+        def turn(_: Any) -> tuple[jax.Array, _Out]:
+            return jnp.zeros_like(condition), other()
+
+        return lax.while_loop(lambda carry: carry[0], turn, (condition, value))[1]
+
+    def branch() -> _Out:
+        return lax.cond(condition, other, lambda: value)
+
+    return by_platform(cpu=loop if many else branch, default=either)
+
+
+def unless(condition: jax.Array, question: Callable[[], jax.Array], *, many: bool) -> jax.Array:
+    """``condition | question()``; on a CPU `many` variables are not asked where it is known."""
+    if not many:
         return condition | question()
     return by_platform(
         cpu=lambda: lax.cond(condition, lambda: jnp.ones_like(condition), question),

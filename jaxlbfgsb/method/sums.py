@@ -1,0 +1,301 @@
+"""The products of the pairs with each other, summed over the free or over the active variables.
+
+Many variables take long to sum over: what one direction summed the next one carries on.  Notation
+as in `memory.py`; ``A`` the active variables, ``F`` the free ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxlbfgsb.method.memory import Memory, ages, rows_with_rows, with_all_products
+from jaxlbfgsb.types import (
+    Boolean,
+    Coefficients,
+    Integer,
+    Mask,
+    MiddleMatrix,
+    PairRows,
+    Scalar,
+    Vector,
+)
+from jaxlbfgsb.xla.choice import where
+from jaxlbfgsb.xla.indexing import at, entry, modulo, put
+from jaxlbfgsb.xla.kernel import one_kernel
+from jaxlbfgsb.xla.platform import by_platform
+from jaxlbfgsb.xla.products import dot
+
+LEAST_LEFT = 1e-3
+"""Of a sum from which variables were taken away, before it is summed anew."""
+LEAST_CHANGE = 0.01
+"""Of the square of the gradient in that of its change, for a difference of products with it."""
+LARGEST_CHANGE = 8
+"""Where more than ``n / LARGEST_CHANGE`` change sides, to sum anew is as fast."""
+FEW_MOVED = 64
+"""Where more than ``n / FEW_MOVED`` active variables moved, a pass over the history is as fast."""
+
+
+class WithGradient(NamedTuple):
+    products: Coefficients
+    """``[Y; S] g``, with g where variables are free and zero elsewhere."""
+    square: Scalar
+    """Of the gradient that the products were made of, at least that of this g."""
+
+
+class Sums(NamedTuple):
+    """What the last direction summed."""
+
+    products: MiddleMatrix
+    """Of ``[Y; S] [Y; S]'``: ``y_i'y_j`` over F, ``s_i's_j`` over A; ``s_i'y_j`` over A where pair
+    i is newer, else over F.  None is a difference of others, which would lose digits where one
+    side dominates."""
+    gradient: WithGradient
+    known: Boolean
+    """False where pairs may have been stored that the products are not of."""
+    free: Mask | None
+    """The variables in F; None where no variable has a bound."""
+    largest: Coefficients | None
+    """What each entry of the diagonal was at most since it was last summed as a whole."""
+
+
+def unknown_sums(n: int, m: int, dtype: jnp.dtype, *, bounded: bool) -> Sums:
+    """Nothing to carry on."""
+    zero, zeros = jnp.zeros((), dtype), jnp.zeros(2 * m, dtype)
+    return Sums(
+        products=jnp.zeros((2 * m, 2 * m), dtype),
+        gradient=WithGradient(zeros, zero),
+        known=jnp.asarray(False),
+        free=jnp.zeros(n, bool) if bounded else None,
+        largest=zeros if bounded else None,
+    )
+
+
+def order(place: Integer, count: Integer, m: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Which places are used, which pairs of them, and where row is newer than column."""
+    age = ages(place, m)
+    used = age < count
+    return used, used[:, None] & used[None, :], age[:, None] < age[None, :]
+
+
+def are_over_free(memory: Memory) -> jax.Array:
+    """Which entries of `Sums.products` are sums over the free variables."""
+    m = memory.pairs.shape[0] // 2
+    _, _, is_newer = order(memory.place, memory.count, m)
+    ones = jnp.ones((m, m), bool)
+    return jnp.block([[ones, ~is_newer.T], [~is_newer, ~ones]])
+
+
+def products_by_side(memory: Memory, free: Mask) -> MiddleMatrix:
+    """`Sums.products`, summed as a whole: the densest pass of an iteration."""
+    half = rows_with_rows(memory.pairs, free)
+    m = len(half) // 2
+    _, _, is_newer = order(memory.place, memory.count, m)
+    cross = where(is_newer, half[m:, :m], half[:m, m:].T)
+    return jnp.block([[half[:m, :m], cross.T], [cross, half[m:, m:]]])
+
+
+def sums_of(
+    memory: Memory,
+    g: Vector,
+    gradient: WithGradient,
+    free: Mask | None,
+    last: Sums,
+    is_new: Boolean,
+) -> Sums:
+    """The sums for a new gradient and a new free set.
+
+    On a CPU those of the newest pair are summed and the others carried on, as L-BFGS-B 3.0 does
+    (formk), as long as few variables change sides and the digits last.
+
+    Parameters
+    ----------
+    g, gradient
+        The gradient at x, and the products of the pairs with it.
+    free
+        The free set; None where no variable has a bound.
+    last
+        Those of the last direction.
+    is_new
+        True if y of the newest pair is how the gradient changed since.
+    """
+    known = jnp.ones_like(last.known)
+    if free is None:
+        products = lax.cond(
+            last.known | (memory.count == 0),
+            lambda: _with_newest_pair(memory, gradient, last, is_new),
+            lambda: with_all_products(memory).products,
+        )
+        return Sums(products, gradient, known, None, None)
+
+    def anew(memory: Memory, free: Mask) -> tuple[MiddleMatrix, Coefficients]:
+        products = products_by_side(memory, free)
+        return products, jnp.diagonal(products)
+
+    def on_cpu(memory: Memory, free: Mask, last: Sums) -> tuple[MiddleMatrix, Coefficients]:
+        nothing = last.products, last.largest, jnp.zeros_like(last.known)
+        products, largest, is_good = lax.cond(
+            last.known,
+            lambda: _carried_on(memory, g, gradient, free, last, is_new),
+            lambda: nothing,
+        )
+        return lax.cond(is_good, lambda: (products, largest), lambda: anew(memory, free))
+
+    products, largest = by_platform(
+        memory, free, last, cpu=on_cpu, default=lambda memory, free, last: anew(memory, free)
+    )
+    return Sums(products, gradient, known, free, largest)
+
+
+def newest(memory: Memory) -> Integer:
+    """The place of the newest pair."""
+    return modulo(memory.place - 1, memory.pairs.shape[0] // 2)
+
+
+def _with_newest_pair(
+    memory: Memory, gradient: WithGradient, last: Sums, is_new: Boolean
+) -> MiddleMatrix:
+    """The products where all variables are free: those of y alone."""
+    place = newest(memory)
+    yy, sy = at(memory.products, place, axis=1)
+
+    def y() -> Vector:
+        return at(memory.pairs, place)
+
+    with_y = _with_newest_y(memory, gradient, last.gradient, yy, sy, y, is_new)
+    return put(put(last.products, with_y, place), with_y, place, axis=1)
+
+
+def _with_newest_y(
+    memory: Memory,
+    gradient: WithGradient,
+    before: WithGradient,
+    yy: Scalar,
+    sy: Scalar,
+    y: Callable[[], Vector],
+    is_new: Boolean,
+) -> Coefficients:
+    """``[Y; S] y`` over F, given those of the newest pair with itself.
+
+    y is the change of the gradient, and so are its products (Byrd, Nocedal and Schnabel 1994,
+    section 3.3), but for digits where the change is small.  To measure is a pass over the history.
+    """
+    place = newest(memory)
+
+    def measured() -> Coefficients:
+        return dot(memory.pairs, y())
+
+    def on_cpu() -> Coefficients:
+        keeps_digits = yy >= LEAST_CHANGE * (gradient.square + before.square)
+        return lax.cond(
+            is_new & keeps_digits, lambda: gradient.products - before.products, measured
+        )
+
+    with_y = by_platform(cpu=on_cpu, default=measured)
+    return put(put(with_y, yy, place), sy, len(memory.pairs) // 2 + place)
+
+
+def _carried_on(
+    memory: Memory,
+    g: Vector,
+    gradient: WithGradient,
+    free: Mask,
+    last: Sums,
+    is_new: Boolean,
+) -> tuple[MiddleMatrix, Coefficients, Boolean]:
+    """The products and their largest diagonals so far, and whether they can be relied on."""
+    assert last.free is not None
+    assert last.largest is not None
+    rows, n = memory.pairs.shape
+    y_place = newest(memory)
+    s_place = rows // 2 + y_place
+    y, s = at(memory.pairs, y_place), at(memory.pairs, s_place)
+    # Of a pair that is not in use the products mean nothing.
+    changed = (free != last.free) & (memory.count > 1)
+    moved = ~free & (s != 0)
+    many_moved = jnp.sum(moved, dtype=jnp.int32) > n // FEW_MOVED
+    looked_at = changed | (moved & ~many_moved)
+    count = jnp.sum(looked_at, dtype=jnp.int32)
+    are_few = count <= n // LARGEST_CHANGE
+    entered, with_entered_g, with_s = one_kernel(_over_changed, large=5)(
+        memory.pairs, looked_at, changed, free, g, y_place, are_few & (count > 0)
+    )
+    with_s = lax.cond(many_moved, lambda: dot(memory.pairs, where(free, 0, s)), lambda: with_s)
+
+    over_free = are_over_free(memory)
+    products = last.products + where(over_free, entered, -entered)
+    any_active = ~jnp.all(free)
+    products = where(over_free | any_active, products, 0)
+
+    yy, sy = lax.cond(
+        any_active,
+        lambda: (jnp.sum(where(free, y * y, 0)), jnp.sum(where(free, s * y, 0))),
+        lambda: (
+            entry(memory.products, y_place, y_place),
+            entry(memory.products, s_place, y_place),
+        ),
+    )
+    before = last.gradient._replace(products=last.gradient.products + with_entered_g)
+    with_y = _with_newest_y(memory, gradient, before, yy, sy, lambda: where(free, y, 0), is_new)
+    with_s = put(with_s, sy, y_place)  # a pair is not newer than itself
+    for place, values in ((y_place, with_y), (s_place, with_s)):
+        products = put(put(products, values, place), values, place, axis=1)
+
+    diagonal = jnp.diagonal(products)
+    is_newest = modulo(jnp.arange(rows, dtype=jnp.int32), rows // 2) == y_place
+    is_first = is_newest | (jnp.diagonal(~over_free) & ~any_active)
+    largest = where(is_first, diagonal, jnp.maximum(last.largest, diagonal))
+    used, _, _ = order(memory.place, memory.count, rows // 2)
+    keeps_digits = (diagonal >= LEAST_LEFT * largest) | ~jnp.append(used, used)
+    return products, largest, are_few & jnp.all(keeps_digits)
+
+
+def _over_changed(
+    pairs: PairRows,
+    looked_at: Mask,
+    changed: Mask,
+    free: Mask,
+    g: Vector,
+    y_place: Integer,
+    some: Boolean,
+) -> tuple[MiddleMatrix, Coefficients, Coefficients]:
+    """Sums over the variables that are looked at, one after the other in one pass over the mask.
+
+    ``[Y; S] [Y; S]'`` and ``[Y; S] (g - y)`` over those that changed to free, less those that
+    changed to active; and ``[Y; S] s`` over the active ones.
+    """
+    n = looked_at.shape[0]
+    s_place = len(pairs) // 2 + y_place
+
+    def next_one(i: Integer) -> Integer:
+        return lax.while_loop(lambda i: (i < n) & ~at(looked_at, i), lambda i: i + 1, i)
+
+    # The column of the next one is carried: it stands in one place then, not along the history.
+    def add(carry: _Changed) -> _Changed:
+        i, column, (entered, with_g, with_s) = carry
+        is_free = at(free, i)
+        sign = where(is_free, 1.0, -1.0).astype(column.dtype)
+
+        def changes() -> tuple[MiddleMatrix, Coefficients]:
+            g_before = at(g, i) - at(column, y_place)
+            return entered + sign * jnp.outer(column, column), with_g + sign * g_before * column
+
+        with_s = with_s + where(is_free, 0, at(column, s_place)) * column
+        sums = *lax.cond(at(changed, i), changes, lambda: (entered, with_g)), with_s
+        following = next_one(i + 1)
+        return following, at(pairs, following, axis=1), sums
+
+    first = next_one(where(some, 0, n).astype(jnp.int32))
+    column = at(pairs, first, axis=1)
+    # Zeros of the type that the sums have inside of `shard_map`.
+    zeros = jnp.zeros_like(column)
+    start = first, column, (jnp.zeros_like(jnp.outer(column, column)), zeros, zeros)
+    return lax.while_loop(lambda carry: carry[0] < n, add, start)[2]
+
+
+_Changed: TypeAlias = tuple[Integer, Coefficients, tuple[MiddleMatrix, Coefficients, Coefficients]]
+"""The next variable, its column of the history, and the sums so far."""
