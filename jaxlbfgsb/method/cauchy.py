@@ -36,7 +36,7 @@ from jaxlbfgsb.xla.platform import by_platform
 from jaxlbfgsb.xla.products import dot
 
 WALKED = 16
-FEW_WALKED = 4
+FEW_WALKED = 2
 """Breakpoints crossed one at a time before chunks are, in many variables and in very many."""
 CHUNK = 512
 """Breakpoints crossed together, at least."""

@@ -49,7 +49,14 @@ def soonest(
     """
     n = t.shape[0]
     candidate = ahead & jnp.isfinite(t)
-    near = candidate if n <= size else candidate & _at_most(t, candidate, first, horizon, size)
+    near = candidate
+    if n > size:
+        within = candidate & ((t <= horizon) | (t == first))
+        near = lax.cond(
+            jnp.sum(within, dtype=jnp.int32) <= size,
+            lambda: within,
+            lambda: candidate & _at_most(t, candidate, first, horizon, size),
+        )
     b = positions(near, size)
     return b, ahead & ~(near & (jnp.arange(n) <= b[-1]))
 
@@ -63,11 +70,12 @@ def _at_most(t: Vector, candidate: Mask, first: Scalar, horizon: Scalar, size: i
     def bucket(width: Scalar) -> jax.Array:
         """Monotone in t, whatever the rounding."""
         position = where(t > first, (t - first) * (BUCKETS / width), 0)
-        return where(candidate, jnp.minimum(position, BUCKETS), BUCKETS).astype(jnp.int32)
+        return where(candidate, jnp.minimum(position, BUCKETS), BUCKETS).astype(jnp.uint32)
 
     def count(carry: tuple[Scalar, jax.Array, jax.Array]) -> tuple[Scalar, jax.Array, jax.Array]:
         width, _, rounds = carry
-        counts = jnp.zeros(BUCKETS + 1, jnp.int32).at[bucket(width)].add(1)
+        counts = jnp.zeros(BUCKETS + 1, jnp.int32)
+        counts = counts.at[bucket(width)].add(1, mode="promise_in_bounds")
         taken = jnp.sum(jnp.cumsum(counts[:BUCKETS]) <= size, dtype=jnp.int32)
         return where(taken > 0, width, width / BUCKETS), taken, rounds + 1
 
@@ -77,7 +85,7 @@ def _at_most(t: Vector, candidate: Mask, first: Scalar, horizon: Scalar, size: i
 
     zero = jnp.zeros_like(first, jnp.int32)
     width, taken, _ = lax.while_loop(goes_on, count, (horizon - first, zero, zero))
-    return where(taken > 0, bucket(width) < taken, t == first)
+    return where(taken > 0, bucket(width) < taken.astype(jnp.uint32), t == first)
 
 
 def positions(mask: Mask, size: int) -> jax.Array:

@@ -181,8 +181,8 @@ def _with_newest_y(
 ) -> Coefficients:
     """``[Y; S] y`` over F, given those of the newest pair with itself.
 
-    y is the change of the gradient, and so are its products (Byrd, Nocedal and Schnabel 1994,
-    section 3.3), but for digits where the change is small.  To measure is a pass over the history.
+    y is the change of the gradient, and so are its products (Byrd, Nocedal and Schnabel 1994),
+    but for digits where the change is small.  To measure is a pass over the history.
     """
     place = newest(memory)
 
