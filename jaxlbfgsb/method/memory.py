@@ -204,11 +204,21 @@ def _written(memory: Memory, pair: _Pair) -> tuple[PairRows, AnyMatrix]:
 
 def pair_at(memory: Memory, place: Integer) -> tuple[Vector, Vector, Scalar]:
     """``s``, ``y`` and ``s'y`` of the pair in one place of the ring."""
-    m = memory.pairs.shape[0] // 2
     y = at(memory.pairs, place)
-    s = at(memory.pairs, m + place)
+    s = at(memory.pairs, memory.pairs.shape[0] // 2 + place)
+    return s, y, _sy_at(memory, place)
+
+
+def own_products(memory: Memory, place: Integer) -> tuple[Scalar, Scalar]:
+    """``y'y`` and ``s'y`` of the pair in one place of the ring."""
+    row = jnp.zeros_like(place) if is_brief(memory) else place
+    return entry(memory.products, row, place), _sy_at(memory, place)
+
+
+def _sy_at(memory: Memory, place: Integer) -> Scalar:
+    m = memory.pairs.shape[0] // 2
     row = jnp.ones_like(place) if is_brief(memory) else m + place
-    return s, y, entry(memory.products, row, place)
+    return entry(memory.products, row, place)
 
 
 def ages(place: Integer, m: int) -> Ages:

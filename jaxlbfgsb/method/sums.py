@@ -13,7 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlbfgsb.method.memory import Memory, ages, rows_with_rows, with_all_products
+from jaxlbfgsb.method.memory import (
+    Memory,
+    ages,
+    own_products,
+    rows_with_rows,
+    with_all_products,
+)
 from jaxlbfgsb.types import (
     Boolean,
     Coefficients,
@@ -25,7 +31,7 @@ from jaxlbfgsb.types import (
     Vector,
 )
 from jaxlbfgsb.xla.choice import where
-from jaxlbfgsb.xla.indexing import at, entry, modulo, put
+from jaxlbfgsb.xla.indexing import at, modulo, put
 from jaxlbfgsb.xla.kernel import one_kernel
 from jaxlbfgsb.xla.platform import by_platform
 from jaxlbfgsb.xla.products import dot
@@ -38,6 +44,9 @@ LARGEST_CHANGE = 8
 """Where more than ``n / LARGEST_CHANGE`` change sides, to sum anew is as fast."""
 FEW_MOVED = 64
 """Where more than ``n / FEW_MOVED`` active variables moved, a pass over the history is as fast."""
+
+_Changed: TypeAlias = tuple[Integer, Coefficients, tuple[MiddleMatrix, Coefficients, Coefficients]]
+"""The next variable, its column of the history, and the sums so far."""
 
 
 class WithGradient(NamedTuple):
@@ -145,9 +154,17 @@ def sums_of(
         )
         return lax.cond(is_good, lambda: (products, largest), lambda: anew(memory, free))
 
-    products, largest = by_platform(
-        memory, free, last, cpu=on_cpu, default=lambda memory, free, last: anew(memory, free)
-    )
+    def on_accelerator(memory: Memory, free: Mask, last: Sums) -> tuple[MiddleMatrix, Coefficients]:
+        assert last.free is not None
+        stay_free = last.known & jnp.all(free & last.free)
+        products = lax.cond(
+            stay_free,
+            lambda: _with_newest_pair(memory, gradient, last, is_new),
+            lambda: products_by_side(memory, free),
+        )
+        return products, jnp.diagonal(products)
+
+    products, largest = by_platform(memory, free, last, cpu=on_cpu, default=on_accelerator)
     return Sums(products, gradient, known, free, largest)
 
 
@@ -159,32 +176,42 @@ def newest(memory: Memory) -> Integer:
 def _with_newest_pair(
     memory: Memory, gradient: WithGradient, last: Sums, is_new: Boolean
 ) -> MiddleMatrix:
-    """The products where all variables are free: those of y alone."""
+    """The products where all variables are free: only those of y are over some."""
     place = newest(memory)
-    yy, sy = at(memory.products, place, axis=1)
 
     def y() -> Vector:
         return at(memory.pairs, place)
 
-    with_y = _with_newest_y(memory, gradient, last.gradient, yy, sy, y, is_new)
-    return put(put(last.products, with_y, place), with_y, place, axis=1)
+    own = own_products(memory, place)
+    with_y = _with_newest_y(memory, gradient, last.gradient, own, y, is_new)
+    return _put_newest(last.products, place, with_y, jnp.zeros_like(with_y))
+
+
+def _put_newest(
+    products: MiddleMatrix, place: Integer, with_y: Coefficients, with_s: Coefficients
+) -> MiddleMatrix:
+    s_place = len(products) // 2 + place
+    with_s = put(with_s, at(with_y, s_place), place)  # a pair is not newer than itself
+    for row, values in ((place, with_y), (s_place, with_s)):
+        products = put(put(products, values, row), values, row, axis=1)
+    return products
 
 
 def _with_newest_y(
     memory: Memory,
     gradient: WithGradient,
     before: WithGradient,
-    yy: Scalar,
-    sy: Scalar,
+    own: tuple[Scalar, Scalar],
     y: Callable[[], Vector],
     is_new: Boolean,
 ) -> Coefficients:
-    """``[Y; S] y`` over F, given those of the newest pair with itself.
+    """``[Y; S] y`` over F of the newest pair, given its own ``y'y`` and ``s'y`` there.
 
     y is the change of the gradient, and so are its products (Byrd, Nocedal and Schnabel 1994),
     but for digits where the change is small.  To measure is a pass over the history.
     """
     place = newest(memory)
+    yy, sy = own
 
     def measured() -> Coefficients:
         return dot(memory.pairs, y())
@@ -231,19 +258,14 @@ def _carried_on(
     any_active = ~jnp.all(free)
     products = where(over_free | any_active, products, 0)
 
-    yy, sy = lax.cond(
+    own = lax.cond(
         any_active,
         lambda: (jnp.sum(where(free, y * y, 0)), jnp.sum(where(free, s * y, 0))),
-        lambda: (
-            entry(memory.products, y_place, y_place),
-            entry(memory.products, s_place, y_place),
-        ),
+        lambda: own_products(memory, y_place),
     )
     before = last.gradient._replace(products=last.gradient.products + with_entered_g)
-    with_y = _with_newest_y(memory, gradient, before, yy, sy, lambda: where(free, y, 0), is_new)
-    with_s = put(with_s, sy, y_place)  # a pair is not newer than itself
-    for place, values in ((y_place, with_y), (s_place, with_s)):
-        products = put(put(products, values, place), values, place, axis=1)
+    with_y = _with_newest_y(memory, gradient, before, own, lambda: where(free, y, 0), is_new)
+    products = _put_newest(products, y_place, with_y, with_s)
 
     diagonal = jnp.diagonal(products)
     is_newest = modulo(jnp.arange(rows, dtype=jnp.int32), rows // 2) == y_place
@@ -295,7 +317,3 @@ def _over_changed(
     zeros = jnp.zeros_like(column)
     start = first, column, (jnp.zeros_like(jnp.outer(column, column)), zeros, zeros)
     return lax.while_loop(lambda carry: carry[0] < n, add, start)[2]
-
-
-_Changed: TypeAlias = tuple[Integer, Coefficients, tuple[MiddleMatrix, Coefficients, Coefficients]]
-"""The next variable, its column of the history, and the sums so far."""
