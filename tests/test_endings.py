@@ -12,7 +12,7 @@ import pytest
 from jaxlbfgsb import AskTell, Reason, fmin_l_bfgs_b, minimize
 from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.method.core import advance
-from jaxlbfgsb.method.state import Phase, init
+from jaxlbfgsb.method.state import Event, Phase, init
 from jaxlbfgsb.options import checked_options, strict_options
 from jaxlbfgsb.status import TABLE
 
@@ -227,3 +227,23 @@ def test_a_finished_run_keeps_its_state_whatever_it_is_told():
         after = told(after, value, -state.gradient + 1, box, options)
     stopped = state._replace(event=after.event)
     jax.tree.map(np.testing.assert_array_equal, after, stopped)
+
+
+@pytest.mark.parametrize("box", [Box(None, None), Box(np.full(600, -3.0), np.full(600, 3.0))])
+@pytest.mark.parametrize("n", [4, 600])
+def test_the_curvature_is_that_of_the_last_step(n, box):
+    """Also where the search took more than one evaluation: what rounding explains depends on it."""
+    box, told = Box(*(side if side is None else side[:n] for side in box)), jax.jit(advance)
+    options = strict_options(checked_options(np.float64, None, None, 0.0, 100, 100, 20), np.float64)
+    evaluate = jax.jit(
+        jax.value_and_grad(lambda x: jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2))
+    )
+    state = init(jnp.asarray(np.resize([-1.2, 1.0, 0.5, 2.0], n)), box, 3)
+    evaluations = []
+    while state.phase != Phase.DONE:
+        before, state = state, told(state, *evaluate(state.trial), box, options)
+        if state.event == Event.ACCEPTED:
+            s, y = state.x - before.x, state.gradient - before.gradient
+            np.testing.assert_allclose(state.curvature, s @ y / (s @ s), rtol=1e-6)
+            evaluations.append(int(before.search.evaluations) + 1)
+    assert max(evaluations) > 1

@@ -240,19 +240,21 @@ class TestTransformations:
         _, xs = jax.lax.scan(body, jnp.zeros(3), targets)
         np.testing.assert_allclose(xs, np.clip(targets, -1, 1), atol=1e-5)
 
-    @pytest.mark.parametrize("n", [2, 600])
-    def test_shard_map(self, n):
+    @pytest.mark.parametrize("bounds", [(0, 1), None])
+    @pytest.mark.parametrize("n", [2, 600, 2100])
+    def test_shard_map(self, n, bounds):
         mesh = Mesh(np.array(jax.devices()[:1]), ("i",))
         spec = PartitionSpec("i")
 
         def solve(targets):
-            return jax.vmap(lambda t: minimize(distance, jnp.zeros(n), (t,), bounds=(0, 1)).x)(
+            return jax.vmap(lambda t: minimize(distance, jnp.zeros(n), (t,), bounds=bounds).x)(
                 targets
             )
 
         targets = np.random.default_rng(0).normal(size=(4, n))
         xs = jax.jit(jax.shard_map(solve, mesh=mesh, in_specs=spec, out_specs=spec))(targets)
-        np.testing.assert_allclose(xs, np.clip(targets, 0, 1), atol=1e-5)
+        expected = targets if bounds is None else np.clip(targets, 0, 1)
+        np.testing.assert_allclose(xs, expected, atol=1e-5)
 
     def test_shard_map_without_vmap(self):
         mesh = Mesh(np.array(jax.devices()[:1]), ("i",))

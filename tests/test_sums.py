@@ -211,7 +211,7 @@ def test_when_products_with_y_are_a_difference(
 
 
 def test_the_history_is_not_read_where_all_are_free(dtype, sums_of, on_cpu):
-    """But on an accelerator, which sums anew."""
+    """But on an accelerator, where the first sums are of the whole and y is measured."""
     walk = Walk(1, 600, 3, dtype)
     walk.free[:] = True
     for _ in range(4):

@@ -23,31 +23,31 @@ from jaxlbfgsb.status import TABLE, Reason
 from jaxlbfgsb.xla.kernel import one_kernel, step_is_one_kernel
 from jaxlbfgsb.xla.packing import Packed, Packing
 
-_KINDS_OF_SUMS = (None, "over all", "by side")
-
 
 @functools.cache
-def _packing(dtype: np.dtype, sums: str | None) -> Packing[State]:
-    """Of a state in any number of variables: its scalars together, its arrays as they are."""
+def _packing(dtype: np.dtype, sums: bool | None) -> Packing[State]:
+    """Of a state in any number of variables: its scalars together, its arrays as they are.
+
+    `sums` is None where the state carries none on, else whether these are for a run with bounds.
+    """
 
     def example() -> State:
         state = init(jnp.zeros(1, dtype), Box(None, None), 1)
         if sums is None:
             return state
-        return state._replace(sums=unknown_sums(1, 1, dtype, bounded=sums == "by side"))
+        return state._replace(sums=unknown_sums(1, 1, dtype, bounded=sums))
 
     with precision_of(dtype):
         return Packing(jax.eval_shape(example), scalars_only=True)
 
 
 def _pack(state: State) -> Packed:
-    sums = state.sums
-    kind = None if sums is None else "over all" if sums.free is None else "by side"
-    return _packing(state.x.dtype, kind).pack(state)
+    sums = None if state.sums is None else state.sums.free is not None
+    return _packing(state.x.dtype, sums).pack(state)
 
 
 def _packing_of(packed: Packed) -> Packing[State]:
-    kinds = (_packing(np.dtype(packed.floats.dtype), kind) for kind in _KINDS_OF_SUMS)
+    kinds = (_packing(np.dtype(packed.floats.dtype), sums) for sums in (None, False, True))
     return next(packing for packing in kinds if packing.arrays == len(packed.arrays))
 
 

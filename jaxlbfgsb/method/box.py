@@ -118,7 +118,7 @@ def is_held(x: Vector, g: Vector, box: Box) -> Mask:
 
 def largest_feasible_step(x: Vector, d: Vector, box: Box) -> Scalar:
     """The largest ``a`` with ``x + a d`` in the box, at most `LARGEST_STEP`."""
-    cap = jnp.asarray(LARGEST_STEP, x.dtype)
+    cap = jnp.full_like(x[0], LARGEST_STEP)  # of the type of x inside of `shard_map`
     if box.lower is None or box.upper is None:
         return cap
     to_bound = where(d < 0, box.lower - x, box.upper - x)

@@ -41,7 +41,8 @@ FEW_WALKED = 2
 CHUNK = 512
 """Breakpoints crossed together, at least."""
 CHUNKS_SHARE = 64
-"""With very many variables ``n / CHUNKS_SHARE`` of them, which bounds the memory."""
+"""With very many variables about ``n / CHUNKS_SHARE`` of them, which bounds the memory, after a
+first chunk that is small."""
 
 
 class CauchyPoint(NamedTuple):

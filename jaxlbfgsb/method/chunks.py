@@ -74,8 +74,7 @@ def _at_most(t: Vector, candidate: Mask, first: Scalar, horizon: Scalar, size: i
 
     def count(carry: tuple[Scalar, jax.Array, jax.Array]) -> tuple[Scalar, jax.Array, jax.Array]:
         width, _, rounds = carry
-        counts = jnp.zeros(BUCKETS + 1, jnp.int32)
-        counts = counts.at[bucket(width)].add(1, mode="promise_in_bounds")
+        counts = jnp.zeros(BUCKETS + 1, jnp.int32).at[bucket(width)].add(1, mode="drop")
         taken = jnp.sum(jnp.cumsum(counts[:BUCKETS]) <= size, dtype=jnp.int32)
         return where(taken > 0, width, width / BUCKETS), taken, rounds + 1
 

@@ -106,7 +106,7 @@ class _Taken(NamedTuple):
     turns: Boolean
     """A new direction is wanted."""
     stored: Boolean
-    """The memory holds the pair of the last step."""
+    """The pair of the last step was stored."""
 
 
 def _take(

@@ -173,7 +173,9 @@ def open_search(state: State, turns: Boolean, reach: Reach) -> State:
     short = jnp.minimum(length / where(norm > 0, norm, 1), largest)
     step = where(first & ~reach.is_boxed, short, 1).astype(dtype)
     opened = line_search.start(state.value, reach.slope, step, largest.astype(dtype))
-    return state._replace(search=pick(turns, opened, state.search), d_norm=norm)
+    return state._replace(
+        search=pick(turns, opened, state.search), d_norm=where(turns, norm, state.d_norm)
+    )
 
 
 def settle(state: State, turns: Boolean, forgets: Boolean, at_x: Boolean, slope: Scalar) -> State:

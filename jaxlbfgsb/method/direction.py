@@ -42,7 +42,7 @@ class Direction(NamedTuple):
 
 
 def no_direction(xhat: Vector, sums: Sums | None, turns: Boolean) -> Direction:
-    """The line goes on to where it went: `turns` is False."""
+    """Where `turns` is False the line goes on to where it went, and the numbers are not read."""
     zero = jnp.zeros_like(xhat[0])
     return Direction(xhat, zero, zero, zero, jnp.zeros_like(turns), sums)
 

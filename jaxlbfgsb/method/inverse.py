@@ -19,7 +19,7 @@ from jaxlbfgsb.types import Ages, Coefficients, Integer, MiddleMatrix, Scalar, V
 from jaxlbfgsb.xla import small
 from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.indexing import at, modulo, put, taken
-from jaxlbfgsb.xla.kernel import one_kernel, repeated
+from jaxlbfgsb.xla.kernel import one_kernel, repeated, step_is_one_kernel
 from jaxlbfgsb.xla.products import dot
 
 
@@ -101,6 +101,8 @@ def _times(memory: Memory, v: jax.Array) -> jax.Array:
     """``H v``, or of each column."""
     if v.ndim == 1:
         return inverse_times(memory, v)
+    if step_is_one_kernel(*memory.pairs.shape):
+        return jax.vmap(inverse_times, in_axes=(None, 1), out_axes=1)(memory, v)
     products = with_all_products(memory).products
 
     def of_column(v: Vector) -> Vector:

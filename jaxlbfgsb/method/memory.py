@@ -55,8 +55,8 @@ class Memory(NamedTuple):
     """``[Y; S]``: m rows of y, then m rows of s, both in ring order."""
     products: AnyMatrix
     """Of ``[Y; S] [Y; S]'`` what B is made of: ``S'S``, ``s_i'y_j`` where pair i is newer, and of
-    each pair ``y'y`` and ``s'y``, as the line search measured it.  The other entries mean nothing.
-    Where `is_brief`, only the two rows of ``y'y`` and ``s'y`` of each pair."""
+    each pair ``y'y`` and ``s'y``, the latter as the line search measured it.  The other entries
+    mean nothing.  Where `is_brief`, only the two rows of ``y'y`` and ``s'y`` of each pair."""
     theta: Scalar
     count: Integer  # type: ignore[assignment]
     """Pairs in use, at most m."""
@@ -129,7 +129,9 @@ def rows_with_rows(pairs: PairRows, free: Mask | None = None) -> MiddleMatrix:
             of_side = of_one_side(block, None if free is None else part(free, start, BLOCK))
             return total + dot(where(is_next, of_side, 0), block.T)
 
-        return lax.fori_loop(0, -(-n // BLOCK), add, jnp.zeros((rows, rows), pairs.dtype))
+        # Zeros of the type that the sums have inside of `shard_map`.
+        zeros = jnp.zeros_like(jnp.outer(pairs[:, 0], pairs[:, 0]))
+        return lax.fori_loop(0, -(-n // BLOCK), add, zeros)
 
     return whole(pairs) if n <= BLOCK else by_platform(pairs, cpu=by_blocks, default=whole)
 

@@ -42,10 +42,12 @@ def restricted_products(
     m = P.shape[0]
     Mc = dot(dot(P, c), P) - invD * c
     whole = memory.products
-    free = where(are_over_free(memory), by_side, whole - by_side)
-    share = jnp.diagonal(free) >= LEAST_SHARE * jnp.diagonal(whole)
     used, _, _ = order(memory.place, memory.count, m)
-    is_accurate = jnp.all(share | ~jnp.append(used, used))
+    used = jnp.append(used, used)
+    free = where(are_over_free(memory), by_side, whole - by_side)
+    free = where(used[:, None] & used[None, :], free, 0)
+    share = jnp.diagonal(free) >= LEAST_SHARE * jnp.diagonal(whole)
+    is_accurate = jnp.all(share | ~used)
     return Mc, scale * dot(free, scale * Mc) - along * p, is_accurate
 
 

@@ -51,7 +51,7 @@ _Changed: TypeAlias = tuple[Integer, Coefficients, tuple[MiddleMatrix, Coefficie
 
 class WithGradient(NamedTuple):
     products: Coefficients
-    """``[Y; S] g``, with g where variables are free and zero elsewhere."""
+    """``[Y; S] g`` of the pairs in use, with g where variables are free and zero elsewhere."""
     square: Scalar
     """Of the gradient that the products were made of, at least that of this g."""
 
@@ -69,7 +69,8 @@ class Sums(NamedTuple):
     free: Mask | None
     """The variables in F; None where no variable has a bound."""
     largest: Coefficients | None
-    """What each entry of the diagonal was at most since it was last summed as a whole."""
+    """What each entry of the diagonal was at most since it was last summed as a whole; on an
+    accelerator, what it is."""
 
 
 def unknown_sums(n: int, m: int, dtype: jnp.dtype, *, bounded: bool) -> Sums:
@@ -119,7 +120,8 @@ def sums_of(
     """The sums for a new gradient and a new free set.
 
     On a CPU those of the newest pair are summed and the others carried on, as L-BFGS-B 3.0 does
-    (formk), as long as few variables change sides and the digits last.
+    (formk), as long as few variables change sides and the digits last; on an accelerator only
+    where all variables stay free.
 
     Parameters
     ----------
@@ -251,7 +253,9 @@ def _carried_on(
     entered, with_entered_g, with_s = one_kernel(_over_changed, large=5)(
         memory.pairs, looked_at, changed, free, g, y_place, are_few & (count > 0)
     )
-    with_s = lax.cond(many_moved, lambda: dot(memory.pairs, where(free, 0, s)), lambda: with_s)
+    with_s = lax.cond(
+        many_moved & are_few, lambda: dot(memory.pairs, where(free, 0, s)), lambda: with_s
+    )
 
     over_free = are_over_free(memory)
     products = last.products + where(over_free, entered, -entered)
