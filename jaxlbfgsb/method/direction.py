@@ -124,8 +124,8 @@ def _newton_where_all_are_free(
     def from_cauchy_point() -> tuple[Vector, Vector, Scalar, Boolean]:
         B = model(pairs)
         cauchy = generalized_cauchy_point(x, g, box, B)
-        all_free = jnp.all(cauchy.free)
-        some_free = jnp.any(cauchy.free) & ~all_free
+        free = jnp.sum(cauchy.free, dtype=jnp.int32)
+        all_free, some_free = free == len(x), (free > 0) & (free < len(x))
         step = lax.cond(some_free, lambda: subspace_step(x, g, B, cauchy), lambda: nothing)
         return cauchy.xc, step, cauchy.fall, all_free
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxlbfgsb.types import (
@@ -31,7 +32,6 @@ from jaxlbfgsb.types import (
     Scalar,
     Vector,
 )
-from jaxlbfgsb.xla import small
 from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.indexing import at, entry, modulo, part, put, put_entry
 from jaxlbfgsb.xla.kernel import step_is_one_kernel
@@ -109,7 +109,7 @@ def rows_with_rows(pairs: PairRows, free: Mask | None = None) -> MiddleMatrix:
     """``[Y; S] [Y; S]'``; with a mask, that of ``[Y Z Z'; S (I - Z Z')]`` with ``[Y; S]``.
 
     On a CPU block by block: XLA's product of the whole takes many times as long, and no masked
-    copy leaves the cache.
+    copy leaves the cache.  In a kernel, where there is no such product, row by row.
     """
     rows, n = pairs.shape
     is_y = jnp.arange(rows)[:, None] < rows // 2
@@ -118,8 +118,15 @@ def rows_with_rows(pairs: PairRows, free: Mask | None = None) -> MiddleMatrix:
         return block if free is None else where(is_y == free, block, 0)
 
     def whole(pairs: PairRows) -> MiddleMatrix:
-        product = small.product if step_is_one_kernel(rows, n) else dot
-        return product(of_one_side(pairs, free), pairs.T)
+        return dot(of_one_side(pairs, free), pairs.T)
+
+    def row_by_row(pairs: PairRows) -> MiddleMatrix:
+        def add(i: Integer, total: MiddleMatrix) -> MiddleMatrix:
+            row = at(pairs, i)
+            row = row if free is None else where((i < rows // 2) == free, row, 0)
+            return put(total, dot(pairs, row), i)
+
+        return lax.fori_loop(0, rows, add, jnp.zeros((rows, rows), pairs.dtype))
 
     def by_blocks(pairs: PairRows) -> MiddleMatrix:
         def add(i: Integer, total: MiddleMatrix) -> MiddleMatrix:
@@ -133,6 +140,8 @@ def rows_with_rows(pairs: PairRows, free: Mask | None = None) -> MiddleMatrix:
         zeros = jnp.zeros_like(jnp.outer(pairs[:, 0], pairs[:, 0]))
         return lax.fori_loop(0, -(-n // BLOCK), add, zeros)
 
+    if step_is_one_kernel(rows, n):
+        return by_platform(pairs, cpu=row_by_row, default=whole)
     return whole(pairs) if n <= BLOCK else by_platform(pairs, cpu=by_blocks, default=whole)
 
 
@@ -225,4 +234,15 @@ def _sy_at(memory: Memory, place: Integer) -> Scalar:
 
 def ages(place: Integer, m: int) -> Ages:
     """Of the pair in each place of the ring: 0 the newest, ``m - 1`` the oldest."""
-    return modulo(place - 1 - jnp.arange(m, dtype=jnp.int32), m)
+    return _ages_at(place, np.arange(m, dtype=np.int32), m)
+
+
+def ages_of_rows(memory: Memory) -> Ages:
+    """`ages` for the rows of ``[Y; S]``."""
+    rows = memory.pairs.shape[0]
+    m = rows // 2
+    return _ages_at(memory.place, np.arange(rows, dtype=np.int32) % m, m)
+
+
+def _ages_at(place: Integer, places: np.ndarray, m: int) -> Ages:
+    return modulo(place - 1 - places, m)

@@ -24,9 +24,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlbfgsb.method.memory import Memory, pair_at, wants_brief
+from jaxlbfgsb.method.memory import Memory, ages, pair_at, wants_brief
 from jaxlbfgsb.method.reduced import restricted_products, solve_K, without_pairs
-from jaxlbfgsb.method.sums import Sums, WithGradient, order, products_by_side
+from jaxlbfgsb.method.sums import Sums, WithGradient, products_by_side
 from jaxlbfgsb.types import (
     Coefficients,
     Integer,
@@ -74,8 +74,7 @@ class Dense(NamedTuple):
         n = self.matrix.shape[0]
         both = free[:, None] & free[None, :]
         reduced = where(both, self.matrix, jnp.eye(n, dtype=r.dtype))
-        R, half = small.cholesky(reduced, where(free, r, 0)[:, None])
-        return small.solve_upper(R, half)[:, 0]
+        return small.solve(reduced, where(free, r, 0))
 
 
 def dense(memory: Memory) -> Dense:
@@ -107,6 +106,8 @@ class Compact(NamedTuple):
     """Turns ``[Y, S]`` into ``W = [Y, theta S]``; zero for empty places."""
     P: jax.Array
     """Shape (m, 2m)."""
+    PT: jax.Array
+    """``P'``: a vector is multiplied from the left, which takes the fewest operations."""
     invD: Coefficients
     """The diagonal of ``inv(D)``, then m zeros."""
 
@@ -127,7 +128,9 @@ class Compact(NamedTuple):
         return dot(self.scale * c, self.memory.pairs)
 
     def M_times(self, c: jax.Array) -> jax.Array:
-        return dot(self.P.T, dot(self.P, c)) - (self.invD * c.T).T
+        if c.ndim == 1:
+            return dot(dot(c, self.PT), self.P) - self.invD * c
+        return dot(self.PT, dot(self.P, c)) - self.invD[:, None] * c
 
     def with_gradient(self, p: Coefficients, square: Scalar) -> WithGradient:
         """``[Y; S] g`` over the free variables, where ``p = -W'ZZ'g``."""
@@ -183,23 +186,30 @@ def compact(memory: Memory) -> Compact:
     """The compact form of the pairs in use; NaN where a factorisation breaks down."""
     middle = small_kernel(_middle, *memory.pairs.shape)
     scale, P, invD = middle(memory.products, memory.theta, memory.place, memory.count)
-    return Compact(memory=memory, scale=scale, P=P, invD=invD)
+    return Compact(memory=memory, scale=scale, P=P, PT=P.T, invD=invD)
 
 
 def _middle(
     products: MiddleMatrix, theta: Scalar, place: Integer, count: Integer
 ) -> tuple[Coefficients, jax.Array, Coefficients]:
     m = products.shape[0] // 2
-    used, both_used, is_newer = order(place, count, m)
+    age = ages(place, m)
+    used = age < count
+    both_used, is_newer = used[:, None] & used[None, :], age[:, None] < age[None, :]
     identity = jnp.eye(m, dtype=theta.dtype)
-    sy, ss = products[m:, :m], products[m:, m:]
-    invD = 1 / where(used, jnp.diagonal(sy), 1)
-    L = where(both_used & is_newer, sy, 0)
-    L_invD = L * invD
-    T = where(both_used, theta * ss, identity) + small.product(L_invD, L.T)
-    _, P = small.cholesky(T, jnp.concatenate([L_invD, identity], axis=1))
+    sy, ys, ss = products[m:, :m], products[:m, m:], products[m:, m:]
+    D = dot(jnp.ones(m, theta.dtype), where(identity == 1, sy, 0))
+    invD = 1 / where(used, D, 1)
+    nothing = jnp.zeros_like(identity)
+    # Elimination in [inv(M), I]: its first rows are known, since -D is diagonal.
+    LT = where(both_used & is_newer.T, ys, 0)
+    above = jnp.concatenate([LT, identity, nothing], axis=1), -invD
+    S_block = where(both_used, theta * ss, identity)
+    below = jnp.concatenate([nothing, identity], axis=1)
+    P, inverses = small.eliminated(S_block, below, above)
+    P = jnp.sqrt(inverses)[:, None] * P
     scale = jnp.concatenate([used.astype(theta.dtype), where(used, theta, 0)])
-    return scale, P, jnp.concatenate([invD, jnp.zeros_like(invD)])
+    return scale, P, jnp.pad(invD, (0, m))
 
 
 Model: TypeAlias = Dense | Compact

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlbfgsb.method.memory import Memory
-from jaxlbfgsb.method.sums import are_over_free, order
+from jaxlbfgsb.method.sums import are_of_y, are_over_free, are_used
 from jaxlbfgsb.types import Boolean, Coefficients, MiddleMatrix, Scalar
 from jaxlbfgsb.xla import small
 from jaxlbfgsb.xla.choice import where
@@ -39,11 +39,9 @@ def restricted_products(
     What is known over the active variables is taken from the whole; that has lost digits
     where the free variables have a small share in a pair.
     """
-    m = P.shape[0]
     Mc = dot(dot(P, c), P) - invD * c
     whole = memory.products
-    used, _, _ = order(memory.place, memory.count, m)
-    used = jnp.append(used, used)
+    used = are_used(memory)
     free = where(are_over_free(memory), by_side, whole - by_side)
     free = where(used[:, None] & used[None, :], free, 0)
     share = jnp.diagonal(free) >= LEAST_SHARE * jnp.diagonal(whole)
@@ -57,23 +55,19 @@ def solve_K(memory: Memory, by_side: MiddleMatrix, v: Coefficients) -> Coefficie
     ``K = inv(M) - W'ZZ'W / theta = [[-D - Y'ZZ'Y / theta, L_a' - R_z'],
     [L_a - R_z, theta S'AA'S]]``, where ``L_a`` is the part of ``S'AA'Y`` below the diagonal
     by age and ``R_z`` the rest of ``S'ZZ'Y``.  ``-D - ...`` is negative definite and its
-    Schur complement positive definite: two Cholesky factorisations, which fail (NaN) where
-    ``B`` lost definiteness.
+    Schur complement positive definite: one factorisation, which fails (NaN) where ``B`` lost
+    definiteness.
     """
     m = memory.pairs.shape[0] // 2
-    used, both_used, is_newer = order(memory.place, memory.count, m)
-    identity = jnp.eye(m, dtype=v.dtype)
+    used, is_y = are_used(memory), are_of_y(memory)
+    identity = jnp.eye(2 * m, dtype=v.dtype)
     theta = memory.theta
 
-    D = where(used, jnp.diagonal(memory.products[m:, :m]), 1)
-    K11 = where(both_used, by_side[:m, :m] / theta, 0) + D * identity  # its negative
-    cross = by_side[m:, :m]
-    K21 = where(both_used, where(is_newer, cross, -cross), 0)
-    K22 = where(both_used, theta * by_side[m:, m:], identity)
-
-    R1, E = small.cholesky(K11, jnp.concatenate([K21.T, v[:m, None]], axis=1))
-    E, e = E[:, :m], E[:, m]
-    R2, half = small.cholesky(K22 + small.product(E.T, E), (v[m:] + dot(e, E))[:, None])
-    b = small.solve_upper(R2, half)[:, 0]
-    a = small.solve_upper(R1, (dot(E, b) - e)[:, None])[:, 0]
-    return jnp.concatenate([a, b])
+    signed = where(are_over_free(memory), -by_side, by_side)
+    weights = where(
+        is_y[:, None], where(is_y[None, :], 1 / theta, 1), where(is_y[None, :], 1, theta)
+    )
+    D = jnp.pad(where(identity[:m, :m] == 1, memory.products[m:, :m], 0), (0, m))
+    unused = where(is_y, -identity, identity)
+    K = where(used[:, None] & used[None, :], weights * signed - D, unused)
+    return small.solve(K, v, negative=m)

@@ -15,7 +15,7 @@ from jax import lax
 
 from jaxlbfgsb.method.memory import (
     Memory,
-    ages,
+    ages_of_rows,
     own_products,
     rows_with_rows,
     with_all_products,
@@ -85,28 +85,29 @@ def unknown_sums(n: int, m: int, dtype: jnp.dtype, *, bounded: bool) -> Sums:
     )
 
 
-def order(place: Integer, count: Integer, m: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Which places are used, which pairs of them, and where row is newer than column."""
-    age = ages(place, m)
-    used = age < count
-    return used, used[:, None] & used[None, :], age[:, None] < age[None, :]
+def are_used(memory: Memory) -> Mask:
+    """Which rows of ``[Y; S]`` are of pairs in use."""
+    return ages_of_rows(memory) < memory.count
 
 
 def are_over_free(memory: Memory) -> jax.Array:
     """Which entries of `Sums.products` are sums over the free variables."""
-    m = memory.pairs.shape[0] // 2
-    _, _, is_newer = order(memory.place, memory.count, m)
-    ones = jnp.ones((m, m), bool)
-    return jnp.block([[ones, ~is_newer.T], [~is_newer, ~ones]])
+    age, is_y = ages_of_rows(memory), are_of_y(memory)
+    with_y = is_y[None, :] | (age[:, None] <= age[None, :])
+    with_s = is_y[None, :] & (age[:, None] >= age[None, :])
+    return where(is_y[:, None], with_y, with_s)
+
+
+def are_of_y(memory: Memory) -> Mask:
+    """Which rows of ``[Y; S]`` are a y."""
+    rows = memory.pairs.shape[0]
+    return jnp.arange(rows) < rows // 2
 
 
 def products_by_side(memory: Memory, free: Mask) -> MiddleMatrix:
     """`Sums.products`, summed as a whole: the densest pass of an iteration."""
-    half = rows_with_rows(memory.pairs, free)
-    m = len(half) // 2
-    _, _, is_newer = order(memory.place, memory.count, m)
-    cross = where(is_newer, half[m:, :m], half[:m, m:].T)
-    return jnp.block([[half[:m, :m], cross.T], [cross, half[m:, m:]]])
+    half = rows_with_rows(memory.pairs, free)  # of rows over F if they are a y, and else over A
+    return where(are_over_free(memory) == are_of_y(memory)[:, None], half, half.T)
 
 
 def sums_of(
@@ -275,8 +276,7 @@ def _carried_on(
     is_newest = modulo(jnp.arange(rows, dtype=jnp.int32), rows // 2) == y_place
     is_first = is_newest | (jnp.diagonal(~over_free) & ~any_active)
     largest = where(is_first, diagonal, jnp.maximum(last.largest, diagonal))
-    used, _, _ = order(memory.place, memory.count, rows // 2)
-    keeps_digits = (diagonal >= LEAST_LEFT * largest) | ~jnp.append(used, used)
+    keeps_digits = (diagonal >= LEAST_LEFT * largest) | ~are_used(memory)
     return products, largest, are_few & jnp.all(keeps_digits)
 
 

@@ -8,45 +8,48 @@ where a call costs many launches, the loops are unrolled.
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlbfgsb.types import AnyMatrix, SquareMatrix
+from jaxlbfgsb.types import AnyMatrix, Coefficients, SquareMatrix
 from jaxlbfgsb.xla.choice import where
-from jaxlbfgsb.xla.indexing import at, part, put
+from jaxlbfgsb.xla.indexing import at, put
 from jaxlbfgsb.xla.kernel import UNROLLED
 from jaxlbfgsb.xla.platform import by_platform
 from jaxlbfgsb.xla.products import dot
 
 _Out = TypeVar("_Out")
-
-MANY_TERMS = 32
-"""From so many on a few terms are added at once."""
-FEW_TERMS = 4
-"""So many: to load and store the sum takes as long as to multiply."""
+_Rows: TypeAlias = tuple[jax.Array, jax.Array]
+"""Rows of a matrix after elimination, and the inverses of their pivots."""
 
 
-def product(A: AnyMatrix, B: AnyMatrix) -> AnyMatrix:
-    """``A B`` in the full precision of the dtype."""
-    return by_platform(A, B, cpu=_product_by_terms, default=dot)
+def solve(A: SquareMatrix, b: Coefficients, negative: int = 0) -> Coefficients:
+    """``inv(A) b`` for a symmetric A whose pivots are negative in the first `negative` places and
+    positive after them; NaN for any other.
 
-
-def cholesky(A: SquareMatrix, B: AnyMatrix) -> tuple[SquareMatrix, AnyMatrix]:
-    """The upper triangular R with ``R'R = A``, and ``inv(R') B``.
-
-    NaN where A is not positive definite.
+    So are those where that block on the diagonal is negative definite, and the other one, or its
+    Schur complement, positive definite.
     """
-    return _for_platform(_cholesky_by_rows)(A, B)
+    return _for_platform(functools.partial(_solve, negative=negative))(A, b)
 
 
-def solve_upper(R: SquareMatrix, B: AnyMatrix) -> AnyMatrix:
-    """``inv(R) B`` for an upper triangular R."""
-    return solve_lower_transposed(R.T, B)
+def eliminated(
+    A: SquareMatrix,
+    B: AnyMatrix,
+    above: _Rows | None = None,
+) -> _Rows:
+    """The rows to which elimination without pivoting brings B, and the inverses of the pivots.
+
+    With ``A = L D L'`` these are ``inv(L) B``, and ``inv(D)``, NaN where D is not positive.
+    `above` are rows of a larger ``[A, B]`` that came first, with the inverses of their pivots.
+    """
+    eliminate = functools.partial(_eliminated, above=above)
+    rows, inverses = _for_platform(eliminate)(jnp.concatenate([A, B], axis=1))
+    return rows[:, len(A) :], inverses
 
 
 def solve_lower(C: SquareMatrix, B: AnyMatrix) -> AnyMatrix:
@@ -59,45 +62,51 @@ def solve_lower_transposed(C: SquareMatrix, B: AnyMatrix) -> AnyMatrix:
     return _for_platform(_substitute_back)(C, B)
 
 
-def _for_platform(algorithm: Callable[..., _Out]) -> Callable[[jax.Array, jax.Array], _Out]:
+def _for_platform(algorithm: Callable[..., _Out]) -> Callable[..., _Out]:
     unrolled = functools.partial(algorithm, unroll=UNROLLED)
     return functools.partial(by_platform, cpu=algorithm, default=unrolled)
 
 
-def _product_by_terms(A: jax.Array, B: jax.Array) -> jax.Array:
-    """The sum of the outer products of the columns of A and the rows of B, a few at a time."""
-    n = A.shape[1]
-    few = FEW_TERMS if n >= MANY_TERMS else 1
-    rest = (n - 1) % few + 1
+def _eliminated(
+    M: AnyMatrix, negative: int = 0, above: _Rows | None = None, unroll: int | None = None
+) -> _Rows:
+    """Row after row of M, less its combination of the rows before it.
 
-    def terms(start: jax.Array | int, count: int) -> jax.Array:
-        columns = part(A, start, count, axis=1)
-        rows = part(B, start, count)
-        return functools.reduce(
-            operator.add, (columns[:, k, None] * rows[k, None, :] for k in range(count))
-        )
+    Below the diagonal rounding leaves what should be zero.
+    """
+    n = len(M)
+    start = jnp.zeros_like(M), jnp.zeros_like(M[:, 0])
+    if above is not None:
+        start = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), above, start)
+    first = len(start[0]) - n
 
-    def add(k: jax.Array, total: jax.Array) -> jax.Array:
-        return total + terms(rest + few * k, few)
+    def eliminate(j: jax.Array, carry: _Rows) -> _Rows:
+        rows, inverses = carry
+        row = at(M, j) - dot(at(rows, j, axis=1) * inverses, rows)
+        row = lax.optimization_barrier(row)  # else XLA computes it twice, number by number
+        pivot = at(row, j)
+        is_good = where(j < negative, -pivot, pivot) > 0
+        inverse = where(is_good, 1 / pivot, jnp.nan)
+        return put(rows, row, first + j), put(inverses, inverse, first + j)
 
-    return lax.fori_loop(0, (n - rest) // few, add, terms(0, rest))
+    rows, inverses = lax.fori_loop(0, n, eliminate, start, unroll=unroll)
+    return rows[first:], inverses[first:]
 
 
-def _cholesky_by_rows(
-    A: jax.Array, B: jax.Array, unroll: int | None = None
-) -> tuple[jax.Array, jax.Array]:
-    """Row after row of ``[R, inv(R') B]``: one product with the rows before it for each."""
-    n = A.shape[0]
-    M = jnp.concatenate([A, B], axis=1)
-    index = jnp.arange(M.shape[1])
+def _solve(
+    A: SquareMatrix, b: Coefficients, negative: int = 0, unroll: int | None = None
+) -> Coefficients:
+    n = len(A)
+    M = jnp.concatenate([A, b[:, None]], axis=1)
+    rows, inverses = _eliminated(M, negative, unroll=unroll)
 
-    def eliminate(j: jax.Array, R: jax.Array) -> jax.Array:
-        row = at(M, j) - dot(at(R, j, axis=1), R)
-        row = where(index >= j, row / jnp.sqrt(at(row, j)), 0)
-        return put(R, row, j)
+    # What stands before the pivot in a row meets zeros.
+    def substitute(k: jax.Array, x: Coefficients) -> Coefficients:
+        j = n - 1 - k
+        row = at(rows, j)
+        return put(x, at(inverses, j) * (row[n] - dot(row[:n], x)), j)
 
-    R = lax.fori_loop(0, n, eliminate, jnp.zeros_like(M), unroll=unroll)
-    return R[:, :n], R[:, n:]
+    return lax.fori_loop(0, n, substitute, jnp.zeros_like(b), unroll=unroll)
 
 
 def _substitute(C: jax.Array, B: jax.Array, unroll: int | None = None) -> jax.Array:
