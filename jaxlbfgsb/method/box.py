@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlbfgsb.types import Boolean, Mask, Scalar, Sides, Vector
+from jaxlbfgsb.types import Boolean, Integer, Mask, Scalar, Sides, Vector
 from jaxlbfgsb.xla.choice import where
 
 LARGEST_STEP = 1e10
@@ -71,16 +71,21 @@ def are_same(a: Vector, b: Vector) -> Boolean:
 
 def is_constrained(box: Box) -> Boolean:
     """True if at least one variable has a finite bound."""
-    if box.lower is None or box.upper is None:
-        return jnp.asarray(False)
-    return jnp.any(jnp.isfinite(box.lower) | jnp.isfinite(box.upper))
+    return _finite_bounds(box) > 0
 
 
 def is_boxed(box: Box) -> Boolean:
     """True if every variable has two finite bounds."""
+    n = 0 if box.lower is None else len(box.lower)
+    return (n > 0) & (_finite_bounds(box) == 2 * n)
+
+
+def _finite_bounds(box: Box) -> Integer:
+    """How many there are: one count for both questions."""
     if box.lower is None or box.upper is None:
-        return jnp.asarray(False)
-    return jnp.all(jnp.isfinite(box.lower) & jnp.isfinite(box.upper))
+        return jnp.asarray(0, jnp.int32)
+    finite = [jnp.isfinite(side).astype(jnp.int32) for side in (box.lower, box.upper)]
+    return jnp.sum(finite[0] + finite[1], dtype=jnp.int32)
 
 
 def is_nonempty(box: Box) -> Boolean:

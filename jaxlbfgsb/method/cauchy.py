@@ -83,9 +83,8 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
     """Algorithm CP for a feasible ``x`` and at least one variable that can move."""
     n = x.shape[0]
     held = is_held(x, g, box)
-    t = where(held, jnp.inf, breakpoints(x, g, box))
+    t = where(held, -1, breakpoints(x, g, box))  # before all others, as if it had been crossed
     d = where(held, 0, -g)
-    index = jnp.arange(n, dtype=jnp.int32)
     some_unbounded = jnp.any(jnp.isinf(t) & (d != 0))
 
     p = B.W_transposed_times(d)
@@ -95,7 +94,7 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
     first = _Segment(
         t=jnp.zeros_like(f1),
         crossed=jnp.full_like(f1, -1, jnp.int32),
-        next_t=jnp.min(t),
+        next_t=jnp.min(where(held, jnp.inf, t)),
         f1=f1,
         f2=f2_start - dot(p, B.M_times(p)),
         p=p,
@@ -125,15 +124,15 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
     dt = jnp.maximum(-last.f1 / last.f2, 0)
     assert box.lower is not None
     assert box.upper is not None
-    bound_met = where(g < 0, box.upper, box.lower)
+    bound_met = where(g < 0, box.upper, where(g > 0, box.lower, x))
     any_left = some_unbounded | jnp.isfinite(last.next_t)
     dt = where(any_left, dt, 0)
-    met = (t < last.t) | ((t == last.t) & (index <= last.crossed))
+    met = (t < last.t) | ((t == last.t) & (jnp.arange(n, dtype=jnp.int32) <= last.crossed))
     xc = where(met, bound_met, project(x + (last.t + dt) * d, box))
     return CauchyPoint(
         xc=xc,
         c=last.c + dt * last.p,
-        free=~(held | met),
+        free=~met,
         t=last.t + dt,
         p=last.p,
         square=-f1,
