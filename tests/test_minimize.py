@@ -241,8 +241,20 @@ class TestTransformations:
         np.testing.assert_allclose(xs, np.clip(targets, -1, 1), atol=1e-5)
 
     @pytest.mark.parametrize("bounds", [(0, 1), None])
-    @pytest.mark.parametrize("n", [2, 600, 2100])
+    @pytest.mark.parametrize("n", [2, 60, 600, 2100])
     def test_shard_map(self, n, bounds):
+        self.check_shard_map(n, bounds)
+
+    @pytest.mark.usefixtures("as_on_an_accelerator")
+    @pytest.mark.parametrize("n", [2, 60, 600])
+    def test_shard_map_as_on_an_accelerator(self, n):
+        self.check_shard_map(n, (0, 1))
+
+    @pytest.mark.usefixtures("beside_an_accelerator")
+    def test_shard_map_beside_an_accelerator(self):
+        self.check_shard_map(60, (0, 1))
+
+    def check_shard_map(self, n, bounds):
         mesh = Mesh(np.array(jax.devices()[:1]), ("i",))
         spec = PartitionSpec("i")
 

@@ -81,7 +81,7 @@ def is_boxed(box: Box) -> Boolean:
 
 
 def _finite_bounds(box: Box) -> Integer:
-    """How many there are: one count for both questions."""
+    """How many there are: XLA counts once for both questions."""
     if box.lower is None or box.upper is None:
         return jnp.asarray(0, jnp.int32)
     finite = [jnp.isfinite(side).astype(jnp.int32) for side in (box.lower, box.upper)]

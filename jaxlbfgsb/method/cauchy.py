@@ -51,7 +51,7 @@ class CauchyPoint(NamedTuple):
     c: Coefficients
     """``W'(xc - x)``."""
     free: Mask
-    """The free set F: variables whose breakpoint was not met."""
+    """The free set F: variables that can move and whose breakpoint was not met."""
     t: Scalar
     """Where on the path: ``xc - x = -t g`` in F, to rounding."""
     p: Coefficients

@@ -119,19 +119,20 @@ def _newton_where_all_are_free(
     The model is least at the Newton point then: two products with each pair, and no system of
     the free variables to be made and factorised.  Lanes in step would do both.
     """
+    nothing, none = jnp.zeros_like(x), jnp.zeros_like(x[0])
 
     def from_cauchy_point() -> tuple[Vector, Vector, Scalar, Boolean]:
         B = model(pairs)
         cauchy = generalized_cauchy_point(x, g, box, B)
-        all_free = jnp.all(cauchy.free)
-        step = lax.cond(all_free, lambda: x, lambda: subspace_step(x, g, B, cauchy))
+        free = jnp.sum(cauchy.free, dtype=jnp.int32)
+        all_free, some_free = free == len(x), (free > 0) & (free < len(x))
+        step = lax.cond(some_free, lambda: subspace_step(x, g, B, cauchy), lambda: nothing)
         return cauchy.xc, step, cauchy.fall, all_free
 
-    # Where the Newton step is to come, x stands for the step: it is there already.
     xc, step, fall, is_newton = lax.cond(
         constrained & (pairs.count > 0),
         from_cauchy_point,
-        lambda: (x, x, jnp.zeros_like(x[0]), jnp.ones_like(constrained)),
+        lambda: (x, nothing, none, jnp.ones_like(constrained)),
     )
     step = lax.cond(is_newton, lambda: (x - xc) - inverse_times(pairs, g), lambda: step)
     return into_the_box(x, g, box, xc, step, fall, many=False)

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxlbfgsb.types import (
@@ -108,8 +108,8 @@ def with_all_products(memory: Memory) -> Memory:
 def rows_with_rows(pairs: PairRows, free: Mask | None = None) -> MiddleMatrix:
     """``[Y; S] [Y; S]'``; with a mask, that of ``[Y Z Z'; S (I - Z Z')]`` with ``[Y; S]``.
 
-    On a CPU block by block: XLA's product of the whole takes many times as long, and no masked
-    copy leaves the cache.  In a kernel, where there is no such product, row by row.
+    On a CPU of many variables block by block: XLA's product of the whole takes many times as long,
+    and no masked copy leaves the cache.  In a kernel, where there is no such product, row by row.
     """
     rows, n = pairs.shape
     is_y = jnp.arange(rows)[:, None] < rows // 2
@@ -120,13 +120,16 @@ def rows_with_rows(pairs: PairRows, free: Mask | None = None) -> MiddleMatrix:
     def whole(pairs: PairRows) -> MiddleMatrix:
         return dot(of_one_side(pairs, free), pairs.T)
 
+    # Zeros of the type that the sums have inside of `shard_map`.
+    zeros = jnp.zeros_like(jnp.outer(pairs[:, 0], pairs[:, 0]))
+
     def row_by_row(pairs: PairRows) -> MiddleMatrix:
         def add(i: Integer, total: MiddleMatrix) -> MiddleMatrix:
             row = at(pairs, i)
             row = row if free is None else where((i < rows // 2) == free, row, 0)
             return put(total, dot(pairs, row), i)
 
-        return lax.fori_loop(0, rows, add, jnp.zeros((rows, rows), pairs.dtype))
+        return lax.fori_loop(0, rows, add, zeros)
 
     def by_blocks(pairs: PairRows) -> MiddleMatrix:
         def add(i: Integer, total: MiddleMatrix) -> MiddleMatrix:
@@ -136,8 +139,6 @@ def rows_with_rows(pairs: PairRows, free: Mask | None = None) -> MiddleMatrix:
             of_side = of_one_side(block, None if free is None else part(free, start, BLOCK))
             return total + dot(where(is_next, of_side, 0), block.T)
 
-        # Zeros of the type that the sums have inside of `shard_map`.
-        zeros = jnp.zeros_like(jnp.outer(pairs[:, 0], pairs[:, 0]))
         return lax.fori_loop(0, -(-n // BLOCK), add, zeros)
 
     if step_is_one_kernel(rows, n):
@@ -234,15 +235,15 @@ def _sy_at(memory: Memory, place: Integer) -> Scalar:
 
 def ages(place: Integer, m: int) -> Ages:
     """Of the pair in each place of the ring: 0 the newest, ``m - 1`` the oldest."""
-    return _ages_at(place, np.arange(m, dtype=np.int32), m)
+    return _ages_at(place, jnp.arange(m, dtype=jnp.int32), m)
 
 
 def ages_of_rows(memory: Memory) -> Ages:
     """`ages` for the rows of ``[Y; S]``."""
     rows = memory.pairs.shape[0]
     m = rows // 2
-    return _ages_at(memory.place, np.arange(rows, dtype=np.int32) % m, m)
+    return _ages_at(memory.place, jnp.arange(rows, dtype=jnp.int32) % m, m)
 
 
-def _ages_at(place: Integer, places: np.ndarray, m: int) -> Ages:
+def _ages_at(place: Integer, places: jax.Array, m: int) -> Ages:
     return modulo(place - 1 - places, m)

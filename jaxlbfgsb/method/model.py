@@ -198,8 +198,7 @@ def _middle(
     both_used, is_newer = used[:, None] & used[None, :], age[:, None] < age[None, :]
     identity = jnp.eye(m, dtype=theta.dtype)
     sy, ys, ss = products[m:, :m], products[:m, m:], products[m:, m:]
-    D = dot(jnp.ones(m, theta.dtype), where(identity == 1, sy, 0))
-    invD = 1 / where(used, D, 1)
+    invD = 1 / where(used, jnp.diagonal(sy), 1)
     nothing = jnp.zeros_like(identity)
     # Elimination in [inv(M), I]: its first rows are known, since -D is diagonal.
     LT = where(both_used & is_newer.T, ys, 0)

@@ -1,7 +1,7 @@
 """Algebra of matrices of a few rows, as loops that a compiler keeps inside one kernel.
 
 LAPACK and the library products of XLA are calls, and a call can't stand inside a kernel
-(see `kernel.py`).  For some 20 rows a loop over the columns is as fast.  On an accelerator,
+(see `kernel.py`).  For some 20 rows a loop over them is as fast.  On an accelerator,
 where a call costs many launches, the loops are unrolled.
 """
 
@@ -29,7 +29,7 @@ _Rows: TypeAlias = tuple[jax.Array, jax.Array]
 
 def solve(A: SquareMatrix, b: Coefficients, negative: int = 0) -> Coefficients:
     """``inv(A) b`` for a symmetric A whose pivots are negative in the first `negative` places and
-    positive after them; NaN for any other.
+    positive after them; NaN for any other, and where the inverse of one is no number.
 
     So are those where that block on the diagonal is negative definite, and the other one, or its
     Schur complement, positive definite.
@@ -44,7 +44,8 @@ def eliminated(
 ) -> _Rows:
     """The rows to which elimination without pivoting brings B, and the inverses of the pivots.
 
-    With ``A = L D L'`` these are ``inv(L) B``, and ``inv(D)``, NaN where D is not positive.
+    With ``A = L D L'`` these are ``inv(L) B``, and ``inv(D)``, NaN where D is not positive or its
+    inverse no number.
     `above` are rows of a larger ``[A, B]`` that came first, with the inverses of their pivots.
     """
     eliminate = functools.partial(_eliminated, above=above)
@@ -83,10 +84,12 @@ def _eliminated(
     def eliminate(j: jax.Array, carry: _Rows) -> _Rows:
         rows, inverses = carry
         row = at(M, j) - dot(at(rows, j, axis=1) * inverses, rows)
-        row = lax.optimization_barrier(row)  # else XLA computes it twice, number by number
-        pivot = at(row, j)
-        is_good = where(j < negative, -pivot, pivot) > 0
-        inverse = where(is_good, 1 / pivot, jnp.nan)
+        if unroll is None:
+            row = lax.optimization_barrier(row)  # else XLA computes it twice, number by number
+        inverse = 1 / at(row, j)
+        # Of a pivot that is too large it is zero, of one that is too small it is infinite.
+        is_good = (where(j < negative, -inverse, inverse) > 0) & jnp.isfinite(inverse)
+        inverse = where(is_good, inverse, jnp.nan)
         return put(rows, row, first + j), put(inverses, inverse, first + j)
 
     rows, inverses = lax.fori_loop(0, n, eliminate, start, unroll=unroll)
