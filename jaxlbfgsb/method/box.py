@@ -71,21 +71,22 @@ def are_same(a: Vector, b: Vector) -> Boolean:
 
 def is_constrained(box: Box) -> Boolean:
     """True if at least one variable has a finite bound."""
-    return _finite_bounds(box) > 0
+    if box.lower is None or box.upper is None:
+        return jnp.asarray(False)
+    return _finite_bounds(box.lower, box.upper) > 0
 
 
 def is_boxed(box: Box) -> Boolean:
     """True if every variable has two finite bounds."""
-    n = 0 if box.lower is None else len(box.lower)
-    return (n > 0) & (_finite_bounds(box) == 2 * n)
-
-
-def _finite_bounds(box: Box) -> Integer:
-    """How many there are: XLA counts once for both questions."""
     if box.lower is None or box.upper is None:
-        return jnp.asarray(0, jnp.int32)
-    finite = [jnp.isfinite(side).astype(jnp.int32) for side in (box.lower, box.upper)]
-    return jnp.sum(finite[0] + finite[1], dtype=jnp.int32)
+        return jnp.asarray(False)
+    return _finite_bounds(box.lower, box.upper) == 2 * len(box.lower)
+
+
+def _finite_bounds(lower: Vector, upper: Vector) -> Integer:
+    """How many there are: XLA counts once for both questions."""
+    each = jnp.isfinite(lower).astype(jnp.int32) + jnp.isfinite(upper).astype(jnp.int32)
+    return jnp.sum(each, dtype=jnp.int32)
 
 
 def is_nonempty(box: Box) -> Boolean:

@@ -37,16 +37,12 @@ def solve(A: SquareMatrix, b: Coefficients, negative: int = 0) -> Coefficients:
     return _for_platform(functools.partial(_solve, negative=negative))(A, b)
 
 
-def eliminated(
-    A: SquareMatrix,
-    B: AnyMatrix,
-    above: _Rows | None = None,
-) -> _Rows:
+def eliminated(A: SquareMatrix, B: AnyMatrix, above: _Rows | None = None) -> _Rows:
     """The rows to which elimination without pivoting brings B, and the inverses of the pivots.
 
     With ``A = L D L'`` these are ``inv(L) B``, and ``inv(D)``, NaN where D is not positive or its
-    inverse no number.
-    `above` are rows of a larger ``[A, B]`` that came first, with the inverses of their pivots.
+    inverse no number.  `above` are rows of a larger ``[A, B]`` that came first, with the inverses
+    of their pivots.
     """
     eliminate = functools.partial(_eliminated, above=above)
     rows, inverses = _for_platform(eliminate)(jnp.concatenate([A, B], axis=1))
