@@ -45,6 +45,7 @@ PARTS = {
     "memory.py": "update",
     "cauchy.py": "Cauchy point",
     "chunks.py": "Cauchy point",
+    "heap.py": "Cauchy point",
     "subspace.py": "subspace",
     "reduced.py": "subspace",
     "sums.py": "sums",

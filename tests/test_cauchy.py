@@ -8,7 +8,7 @@ import pytest
 
 from jaxlbfgsb.method import cauchy
 from jaxlbfgsb.method.box import Box
-from jaxlbfgsb.method.cauchy import CHUNK, WALKED, generalized_cauchy_point
+from jaxlbfgsb.method.cauchy import CHUNK, generalized_cauchy_point
 from jaxlbfgsb.xla.kernel import FEW_PRODUCTS, FEW_VARIABLES, SOME_VARIABLES, step_is_one_kernel
 
 pytestmark = pytest.mark.usefixtures("either_backend")
@@ -18,13 +18,13 @@ find_all = jax.jit(jax.vmap(generalized_cauchy_point))
 
 
 M = 16
-LARGE = 6 * CHUNK + WALKED + 2
+LARGE = 6 * CHUNK + 18
 SOME = FEW_PRODUCTS // (2 * M) ** 2 + 1
 MANY = SOME_VARIABLES + 1
 assert FEW_VARIABLES < SOME < MANY
 assert not step_is_one_kernel(2 * M, SOME)
 EVERY_SIZE = [(FEW_VARIABLES, 3), (SOME, M), (MANY, 3), (LARGE, 3)]
-"""(n, m): all is one kernel, the walk is, the first breakpoints are walked, chunks follow."""
+"""(n, m): all is one kernel, the walk is, and then the walk by a heap; more than some chunks."""
 
 
 def tolerance(dtype):
@@ -112,22 +112,25 @@ def test_random_boxes(n, m, form, ties, dtype):
         B, dense = histories.FORMS[form](kept), oracles.bfgs_matrix(pairs, n)
         for _ in range(problems):
             crossed.append(check(random_problem(rng, n, dtype, ties), B, dense, dtype))
-    assert min(crossed) < min(n / 4, WALKED)
+    assert min(crossed) < min(n / 4, 16)
     assert max(crossed) >= 0.4 * n
-    assert sum(k > WALKED for k in crossed) > problems or n < MANY
+    assert sum(k > 16 for k in crossed) > problems or n < MANY
 
 
-@pytest.fixture(params=[cauchy.CHUNKS_SHARE, 2])
-def share(request, monkeypatch):
-    """Chunks of one size; and a small one before those that are a share of the variables."""
-    monkeypatch.setattr(cauchy, "CHUNKS_SHARE", request.param)
+@pytest.fixture(params=[(cauchy.MANY_VARIABLES, cauchy.CHUNKS_SHARE), (1000, 64), (1000, 2)])
+def switches(request, monkeypatch):
+    """A heap for all breakpoints, on a CPU; for the first few, with chunks of one size after them;
+    for many, with a small chunk before those that are a share of the variables."""
+    for name, value in zip(("MANY_VARIABLES", "CHUNKS_SHARE"), request.param, strict=True):
+        monkeypatch.setattr(cauchy, name, value)
     jax.clear_caches()
-    yield request.param
+    yield
     jax.clear_caches()
 
 
+@pytest.mark.usefixtures("switches")
 @pytest.mark.parametrize("stored", [0, 2, 8])
-def test_more_breakpoints_than_a_chunk(stored, dtype, share):
+def test_more_breakpoints_than_a_chunk(stored, dtype):
     n, m = LARGE, 3
     rng = np.random.default_rng(stored)
     pairs = histories.rounded(oracles.random_pairs(rng, n, stored), dtype)
@@ -135,7 +138,7 @@ def test_more_breakpoints_than_a_chunk(stored, dtype, share):
     dense = oracles.bfgs_matrix(pairs[-m:], n)
     for ties in (False, True):
         problem = random_problem(rng, n, dtype, ties, width=1 / 64)
-        assert check(problem, B, dense, dtype) > WALKED + 3 * CHUNK
+        assert check(problem, B, dense, dtype) > 3 * CHUNK
 
 
 @pytest.mark.parametrize(("n", "m"), EVERY_SIZE)
@@ -144,7 +147,7 @@ def test_every_number_of_breakpoints_near_the_switches(n, m, dtype):
     rng = np.random.default_rng(n)
     B = histories.compact(histories.empty(n, m, np.dtype(dtype)))
     counts = {0, 1, n - 1, n}
-    counts |= {k + d for k in (WALKED, WALKED + CHUNK, WALKED + 5 * CHUNK) for d in (-1, 0, 1)}
+    counts |= {k + d for k in (CHUNK, 5 * CHUNK) for d in (-1, 0, 1)}
     for count in sorted(k for k in counts if k <= n):
         g = rng.uniform(1, 2, n) * rng.choice([-1, 1], n)
         t = rng.permutation(np.r_[rng.uniform(0.1, 0.9, count), rng.uniform(1.1, 2, n - count)])

@@ -5,44 +5,46 @@ The first local minimiser of the model ``q(z) = g'z + z'Bz / 2`` along the path
 
 Notation: ``t`` breakpoints (4.1); ``d`` the direction of the current segment;
 ``f1, f2`` the derivatives of the model along it (the paper's f', f''); ``p = W'd``;
-``c = W'(xc - x)``; ``b`` the variable whose breakpoint is crossed; ``z_b`` how far it
-moved; ``w_b`` its row of ``W``.
+``c = W'(xc - x)``; ``b`` the variable whose breakpoint is crossed.
 
-Most searches cross few breakpoints: those are walked one at a time, each found by a
-minimum over the breakpoints not yet crossed.  In many variables a search that goes on, and
-on an accelerator every one in few, takes the segments in chunks, which `soonest` finds without
-sorting all of them: ``p`` and ``c`` are running sums, so all segments of a chunk are known at
-once, and ``f1`` and ``f2`` follow from them.
+On a CPU they are crossed one at a time: in few variables each is found by a minimum over those
+not yet crossed, in many a heap holds them, as in the original.  An accelerator, and a search
+that goes on for long in very many variables, take the segments in chunks, which `soonest` finds
+without sorting all of them: ``p`` and ``c`` are running sums, so all segments of a chunk are
+known at once, and ``f1`` and ``f2`` follow from them.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxlbfgsb.method.box import Box, breakpoints, is_held, project
+from jaxlbfgsb.method.box import Box, breakpoints, infinity_norm, is_held, project
 from jaxlbfgsb.method.chunks import TILE, prefix_sums, soonest
+from jaxlbfgsb.method.heap import Heap, heaped, without_first
+from jaxlbfgsb.method.memory import without_pairs
 from jaxlbfgsb.method.model import Compact, Dense, Model
-from jaxlbfgsb.method.reduced import without_pairs
-from jaxlbfgsb.types import Coefficients, Integer, Mask, PairRows, Scalar, Vector
+from jaxlbfgsb.types import Boolean, Coefficients, Integer, Mask, PairRows, Scalar, Vector
 from jaxlbfgsb.xla.choice import where
-from jaxlbfgsb.xla.indexing import at, taken
+from jaxlbfgsb.xla.indexing import at, put, taken
 from jaxlbfgsb.xla.kernel import MANY_VARIABLES, SOME_VARIABLES, one_kernel, step_is_one_kernel
 from jaxlbfgsb.xla.platform import by_platform
 from jaxlbfgsb.xla.products import dot
 
-WALKED = 16
-FEW_WALKED = 2
-"""Breakpoints crossed one at a time before chunks are, in many variables and in very many."""
 CHUNK = 512
 """Breakpoints crossed together, at least."""
 CHUNKS_SHARE = 64
 """With very many variables about ``n / CHUNKS_SHARE`` of them, which bounds the memory, after a
 first chunk that is small."""
+
+
+_Search: TypeAlias = Callable[["_Segment", Vector, Vector, Model, Scalar], "_Segment"]
+"""From a segment as far as the model falls, given t, the first d, B and the least f2."""
 
 
 class CauchyPoint(NamedTuple):
@@ -76,7 +78,6 @@ class _Segment(NamedTuple):
     p: Coefficients
     c: Coefficients
     """At the start of the segment."""
-    walked: Integer
 
 
 def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> CauchyPoint:
@@ -85,7 +86,7 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
     held = is_held(x, g, box)
     t = where(held, -1, breakpoints(x, g, box))  # before all others, as if it had been crossed
     d = where(held, 0, -g)
-    some_unbounded = jnp.any(jnp.isinf(t) & (d != 0))
+    some_unbounded = infinity_norm(where(jnp.isinf(t), d, 0)) > 0
 
     p = B.W_transposed_times(d)
     f1 = -dot(d, d)
@@ -99,27 +100,21 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
         f2=f2_start - dot(p, B.M_times(p)),
         p=p,
         c=jnp.zeros_like(p),
-        walked=jnp.zeros_like(f1, jnp.int32),
     )
 
     if n <= SOME_VARIABLES:
         in_a_kernel = isinstance(B, Dense) or step_is_one_kernel(*B.memory.pairs.shape)
-        walk = _walk if in_a_kernel else _walk_in_a_kernel
+        walk = _walk if in_a_kernel else _in_a_kernel(_walk)
         last = by_platform(
-            cpu=lambda: walk(first, t, x, g, box, B, floor),
+            cpu=lambda: walk(first, t, d, B, floor),
             # Each turn of a loop would wait for the host.
             default=lambda: lax.cond(
                 _goes_on(first), lambda: _cross_chunk(first, n, t, d, B, floor), lambda: first
             ),
         )
     else:
-        walked = by_platform(
-            cpu=lambda: jnp.int32(WALKED if n <= MANY_VARIABLES else FEW_WALKED),
-            default=lambda: jnp.int32(FEW_WALKED if n > CHUNK else 0),
-        )
-        last = _walk(first, t, x, g, box, B, floor, walked)
-        # A branch, since XLA would prepare the constants of the chunks in every search.
-        last = lax.cond(_goes_on(last), lambda: _cross_chunks(last, t, d, B, floor), lambda: last)
+        # A branch, since XLA would prepare constants in every search.
+        last = lax.cond(_goes_on(first), lambda: _cross_many(first, t, d, B, floor), lambda: first)
 
     dt = jnp.maximum(-last.f1 / last.f2, 0)
     assert box.lower is not None
@@ -144,68 +139,135 @@ def _goes_on(s: _Segment) -> jax.Array:
     return -s.f1 / s.f2 >= s.next_t - s.t
 
 
-def _walk(
-    start: _Segment,
-    t: Vector,
-    x: Vector,
-    g: Vector,
-    box: Box,
-    B: Model,
-    floor: Scalar,
-    most: Integer | None = None,
+def _crossed(
+    s: _Segment, G: Scalar, next_t: Scalar, d: Vector, B: Model, floor: Scalar, b: Integer
 ) -> _Segment:
-    """Breakpoint after breakpoint, at most so many."""
+    """The next segment, beyond the breakpoint of variable b and up to `next_t`.
+
+    With ``G`` the square of its direction, ``f2 = theta G - p'Mp`` and
+    ``f1 = (theta t - 1) G - p'Mc``.
+    """
+    c = s.c + (s.next_t - s.t) * s.p
+    p = s.p - at(d, b) * B.row(b)
+    Mp = B.M_times(p)
+    return _Segment(
+        t=s.next_t,
+        crossed=b,
+        next_t=next_t,
+        f1=(B.theta * s.next_t - 1) * G - dot(Mp, c),
+        f2=jnp.maximum(B.theta * G - dot(Mp, p), floor),
+        p=p,
+        c=c,
+    )
+
+
+def _walk(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
+    """Breakpoint after breakpoint, each found by a minimum; ties in the order of index."""
     n = t.shape[0]
     index = jnp.arange(n, dtype=jnp.int32)
 
-    def goes_on(s: _Segment) -> jax.Array:
-        return _goes_on(s) if most is None else _goes_on(s) & (s.walked < most)
-
-    def cross(s: _Segment) -> _Segment:
-        """Steps of Algorithm CP for the next breakpoint; ties in the order of index."""
+    def cross(carry: tuple[_Segment, Scalar]) -> tuple[_Segment, Scalar]:
+        s, G = carry
         b = jnp.min(where((t == s.next_t) & ((t > s.t) | (index > s.crossed)), index, n))
+        G = G - at(d, b) ** 2
+        next_t = jnp.min(where((t > s.next_t) | ((t == s.next_t) & (index > b)), t, jnp.inf))
+        return _crossed(s, G, next_t, d, B, floor, b), G
 
-        def at_b(v: Vector | None) -> Scalar:
-            assert v is not None
-            return at(v, b)
+    return lax.while_loop(lambda carry: _goes_on(carry[0]), cross, (start, -start.f1))[0]
 
-        w = B.row(b)
-        g_b = at_b(g)
-        z_b = where(g_b < 0, at_b(box.upper), at_b(box.lower)) - at_b(x)
-        dt = s.next_t - s.t
-        c = s.c + dt * s.p
-        Mw = B.M_times(w)
-        f1 = s.f1 + dt * s.f2 + g_b**2 + B.theta * g_b * z_b - g_b * dot(Mw, c)
-        f2 = s.f2 - B.theta * g_b**2 - 2 * g_b * dot(Mw, s.p) - g_b**2 * dot(Mw, w)
-        return _Segment(
-            t=s.next_t,
-            crossed=b,
-            next_t=jnp.min(where((t > s.next_t) | ((t == s.next_t) & (index > b)), t, jnp.inf)),
-            f1=f1,
-            f2=jnp.maximum(f2, floor),
-            p=s.p + g_b * w,
-            c=c,
-            walked=s.walked + 1,
+
+def _in_a_kernel(search: _Search, elsewhere: _Search | None = None) -> _Search:
+    """A search as one kernel, without a copy of the vectors and of the history."""
+
+    def unpacked(search: _Search) -> Callable[..., _Segment]:
+        def call(pairs: PairRows, t: Vector, d: Vector, rest: Any) -> _Segment:
+            start, B, floor = rest
+            B = B._replace(memory=B.memory._replace(pairs=pairs))
+            return search(start, t, d, B, floor)
+
+        return call
+
+    def call(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
+        assert isinstance(B, Compact)
+        rest = start, B._replace(memory=without_pairs(B.memory)), floor
+        default = unpacked(search if elsewhere is None else elsewhere)
+        kernel = one_kernel(unpacked(search), large=3, elsewhere=default)
+        return kernel(B.memory.pairs, t, d, rest)
+
+    return call
+
+
+def _cross_many(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
+    """As far as the search goes in many variables."""
+    walk = _in_a_kernel(_walk_by_heap, elsewhere=_cross_chunks)
+    last = walk(start, t, d, B, floor)
+    if len(t) <= MANY_VARIABLES:
+        return last
+    return lax.cond(_goes_on(last), lambda: _cross_chunks(last, t, d, B, floor), lambda: last)
+
+
+def _walk_by_heap(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
+    """The same in many variables, without a look at all of them for each breakpoint.
+
+    Of very many it walks a part of the way.
+    """
+    n = len(t)
+    most = n if n <= MANY_VARIABLES else n // CHUNKS_SHARE
+
+    def goes_on(s: _Segment, walked: Integer) -> Boolean:
+        return _goes_on(s) & jnp.isfinite(s.next_t) & (walked < most)
+
+    def cross(carry: tuple[_Segment, _Ahead, Integer]) -> tuple[_Segment, _Ahead, Integer]:
+        s, ahead, walked = carry
+        b, heap = ahead.heap.first, without_first(ahead.heap, t)
+        G = ahead.G - at(d, b) ** 2
+        next_t = where(heap.size > 0, at(t, heap.first), ahead.later)
+        s = _crossed(s, G, next_t, d, B, floor, b)
+        return s, ahead._replace(heap=heap, G=G), walked + 1
+
+    def cross_near(
+        carry: tuple[_Segment, jax.Array, Integer],
+    ) -> tuple[_Segment, jax.Array, Integer]:
+        s, places, walked = carry
+        s, ahead, walked = lax.while_loop(
+            lambda carry: goes_on(carry[0], carry[2]) & (carry[1].heap.size > 0),
+            cross,
+            (s, _breakpoints_ahead(s, t, d, places), walked),
         )
+        return s, ahead.heap.places, walked
 
-    return lax.while_loop(goes_on, cross, start)
+    return lax.while_loop(
+        lambda carry: goes_on(carry[0], carry[2]),
+        cross_near,
+        (start, jnp.zeros_like(t, jnp.int32), jnp.zeros_like(start.crossed)),
+    )[0]
 
 
-def _walk_in_a_kernel(
-    start: _Segment, t: Vector, x: Vector, g: Vector, box: Box, B: Model, floor: Scalar
-) -> _Segment:
-    """The same, without a copy of the vectors and of the history."""
-    assert isinstance(B, Compact)
+class _Ahead(NamedTuple):
+    """What is ahead of a segment: the next breakpoints, when the others begin, and ``d'd``."""
 
-    def walk(
-        pairs: PairRows, t: Vector, x: Vector, g: Vector, l: Vector, u: Vector, rest: Any
-    ) -> Any:
-        start, B, floor = rest
-        B = B._replace(memory=B.memory._replace(pairs=pairs))
-        return _walk(start, t, x, g, Box(l, u), B, floor)
+    heap: Heap
+    later: Scalar
+    G: Scalar
 
-    rest = start, B._replace(memory=without_pairs(B.memory)), floor
-    return one_kernel(walk, large=6)(B.memory.pairs, t, x, g, box.lower, box.upper, rest)
+
+def _breakpoints_ahead(s: _Segment, t: Vector, d: Vector, places: jax.Array) -> _Ahead:
+    """In one pass those that come before the model, as it is now, has long risen again."""
+    horizon = s.t - 4 * s.f1 / s.f2
+
+    def look(i: Integer, carry: tuple[jax.Array, Integer, Scalar, Scalar]) -> Any:
+        places, size, later, G = carry
+        t_i = at(t, i)
+        is_ahead = (t_i > s.t) | ((t_i == s.t) & (i > s.crossed))
+        is_near = is_ahead & ((t_i <= horizon) | (t_i == s.next_t)) & (t_i < jnp.inf)
+        places = put(places, i, size)
+        later = where(is_ahead & ~is_near, jnp.minimum(later, t_i), later)
+        return places, size + is_near, later, G + where(is_ahead, at(d, i) ** 2, 0)
+
+    none, zero = jnp.zeros_like(s.crossed), jnp.zeros_like(s.t)
+    start = places, none, zero + jnp.inf, zero
+    places, size, later, G = lax.fori_loop(none, none + len(t), look, start)
+    return _Ahead(heaped(places, size, t), later, G)
 
 
 def _cross_chunks(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
@@ -275,5 +337,4 @@ def _cross_chunk(s: _Segment, size: int, t: Vector, d: Vector, B: Model, floor: 
         f2=at_k(f2),
         p=at_k(p),
         c=at_k(c),
-        walked=s.walked + k + 1,
     )

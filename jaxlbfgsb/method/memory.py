@@ -95,6 +95,11 @@ def brief(memory: Memory) -> Memory:
     return memory._replace(products=jnp.stack([yy, sy]))
 
 
+def without_pairs(memory: Memory) -> Memory:
+    """All but the history itself, which a kernel would copy."""
+    return memory._replace(pairs=memory.pairs[:, :0])
+
+
 def with_all_products(memory: Memory) -> Memory:
     """The memory with every entry of ``[Y; S] [Y; S]'``."""
     m = memory.pairs.shape[0] // 2

@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlbfgsb.method.memory import Memory, ages, pair_at, wants_brief
-from jaxlbfgsb.method.reduced import restricted_products, solve_K, without_pairs
+from jaxlbfgsb.method.memory import Memory, ages, pair_at, wants_brief, without_pairs
+from jaxlbfgsb.method.reduced import restricted_products, solve_K
 from jaxlbfgsb.method.sums import Sums, WithGradient, products_by_side
 from jaxlbfgsb.types import (
     Coefficients,

@@ -19,11 +19,6 @@ LEAST_SHARE = 0.1
 """Of the free variables in the square of a pair, for a difference that keeps its digits."""
 
 
-def without_pairs(memory: Memory) -> Memory:
-    """All but the history itself, which a kernel would copy."""
-    return memory._replace(pairs=memory.pairs[:, :0])
-
-
 def restricted_products(
     memory: Memory,
     scale: Coefficients,

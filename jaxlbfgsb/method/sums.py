@@ -19,6 +19,7 @@ from jaxlbfgsb.method.memory import (
     own_products,
     rows_with_rows,
     with_all_products,
+    without_pairs,
 )
 from jaxlbfgsb.types import (
     Boolean,
@@ -247,9 +248,9 @@ def _carried_on(
     # Of a pair that is not in use the products mean nothing.
     changed = (free != last.free) & (memory.count > 1)
     moved = ~free & (s != 0)
-    many_moved = jnp.sum(moved, dtype=jnp.int32) > n // FEW_MOVED
+    many_moved = _counted(moved, s) > n // FEW_MOVED
     looked_at = changed | (moved & ~many_moved)
-    count = jnp.sum(looked_at, dtype=jnp.int32)
+    count = _counted(looked_at, s)
     are_few = count <= n // LARGEST_CHANGE
     entered, with_entered_g, with_s = one_kernel(_over_changed, large=5)(
         memory.pairs, looked_at, changed, free, g, y_place, are_few & (count > 0)
@@ -257,12 +258,7 @@ def _carried_on(
     with_s = lax.cond(
         many_moved & are_few, lambda: dot(memory.pairs, where(free, 0, s)), lambda: with_s
     )
-
-    over_free = are_over_free(memory)
-    products = last.products + where(over_free, entered, -entered)
-    any_active = ~jnp.all(free)
-    products = where(over_free | any_active, products, 0)
-
+    any_active = _counted(~free, s) > 0
     own = lax.cond(
         any_active,
         lambda: (jnp.sum(where(free, y * y, 0)), jnp.sum(where(free, s * y, 0))),
@@ -270,14 +266,40 @@ def _carried_on(
     )
     before = last.gradient._replace(products=last.gradient.products + with_entered_g)
     with_y = _with_newest_y(memory, gradient, before, own, lambda: where(free, y, 0), is_new)
-    products = _put_newest(products, y_place, with_y, with_s)
+    ring = without_pairs(memory)._replace(products=memory.products[:, :0])
+    products, largest, keeps_digits = one_kernel(_put_together, large=5)(
+        last.products, entered, with_y, with_s, last.largest, ring, any_active
+    )
+    return products, largest, are_few & keeps_digits
+
+
+def _counted(mask: Mask, like: Vector) -> Scalar:
+    """How many there are, as a number of another vector's dtype: of integers XLA makes three
+    programs."""
+    return jnp.sum(mask.astype(like.dtype))
+
+
+def _put_together(
+    products: MiddleMatrix,
+    entered: MiddleMatrix,
+    with_y: Coefficients,
+    with_s: Coefficients,
+    largest: Coefficients,
+    ring: Memory,
+    any_active: Boolean,
+) -> tuple[MiddleMatrix, Coefficients, Boolean]:
+    """The products, their largest diagonals so far, and whether these keep their digits."""
+    over_free = are_over_free(ring)
+    products = products + where(over_free, entered, -entered)
+    products = where(over_free | any_active, products, 0)
+    products = _put_newest(products, newest(ring), with_y, with_s)
 
     diagonal = jnp.diagonal(products)
-    is_newest = modulo(jnp.arange(rows, dtype=jnp.int32), rows // 2) == y_place
-    is_first = is_newest | (jnp.diagonal(~over_free) & ~any_active)
-    largest = where(is_first, diagonal, jnp.maximum(last.largest, diagonal))
-    keeps_digits = (diagonal >= LEAST_LEFT * largest) | ~are_used(memory)
-    return products, largest, are_few & jnp.all(keeps_digits)
+    is_newest = ages_of_rows(ring) == 0
+    is_first = is_newest | ~(are_of_y(ring) | any_active)
+    largest = where(is_first, diagonal, jnp.maximum(largest, diagonal))
+    keeps_digits = (diagonal >= LEAST_LEFT * largest) | ~are_used(ring)
+    return products, largest, jnp.all(keeps_digits)
 
 
 def _over_changed(

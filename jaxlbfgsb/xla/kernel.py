@@ -48,8 +48,11 @@ UNROLLED = 10
 """Turns of a loop that are one program on an accelerator."""
 
 
-def one_kernel(function: Callable[..., _Out], large: int = 0) -> Callable[..., _Out]:
-    """`function`, compiled into one kernel on CPU and as it stands elsewhere, or under `vmap`.
+def one_kernel(
+    function: Callable[..., _Out], large: int = 0, elsewhere: Callable[..., _Out] | None = None
+) -> Callable[..., _Out]:
+    """`function`, compiled into one kernel on CPU; elsewhere, and under `vmap`, as it stands, or
+    what computes the same there.
 
     In the kernel long arrays are columns (see `columns.py`).
 
@@ -58,6 +61,7 @@ def one_kernel(function: Callable[..., _Out], large: int = 0) -> Callable[..., _
     """
 
     function = jax.jit(function)
+    default = function if elsewhere is None else jax.jit(elsewhere)
 
     # XLA fails on a kernel with an argument that nothing in it uses, and what is used is
     # known only after its simplifications.  So all other arguments go in one array, and a
@@ -76,12 +80,12 @@ def one_kernel(function: Callable[..., _Out], large: int = 0) -> Callable[..., _
                 compiled(arrays, numbers), xla_cpu_small_call="true", inlineable="false"
             )
 
-        return by_platform(*args, cpu=marked, default=function)
+        return by_platform(*args, cpu=marked, default=default)
 
     # Of many lanes the arrays may be too large for a kernel.
     def many(_: int, in_batched: tuple[Any, ...], *args: Any) -> _Out:
         axes = jax.tree.map(lambda batched: 0 if batched else None, in_batched)
-        return jax.vmap(function, in_axes=axes)(*args)
+        return jax.vmap(default, in_axes=axes)(*args)
 
     return with_lanes(call, many)
 
