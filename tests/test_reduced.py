@@ -7,11 +7,16 @@ import oracles
 import pytest
 
 from jaxlbfgsb.method import reduced
+from jaxlbfgsb.method.memory import without_products
 from jaxlbfgsb.method.sums import products_by_side
 
 N = 6
 products = jax.jit(products_by_side)
-solve = jax.jit(reduced.solve_K)
+
+
+@jax.jit
+def solve(kept, by_side, v):
+    return reduced.solve_K(kept.products, by_side, v, without_products(kept))
 
 
 def close(dtype, size):

@@ -27,7 +27,7 @@ from jax import lax
 from jaxlbfgsb.method.box import Box, breakpoints, infinity_norm, is_held, project
 from jaxlbfgsb.method.chunks import TILE, prefix_sums, soonest
 from jaxlbfgsb.method.heap import Heap, heaped, without_first
-from jaxlbfgsb.method.memory import without_pairs
+from jaxlbfgsb.method.memory import without_products
 from jaxlbfgsb.method.model import Compact, Dense, Model
 from jaxlbfgsb.types import Boolean, Coefficients, Integer, Mask, PairRows, Scalar, Vector
 from jaxlbfgsb.xla.choice import where
@@ -182,14 +182,14 @@ def _in_a_kernel(search: _Search, elsewhere: _Search | None = None) -> _Search:
     def unpacked(search: _Search) -> Callable[..., _Segment]:
         def call(pairs: PairRows, t: Vector, d: Vector, rest: Any) -> _Segment:
             start, B, floor = rest
-            B = B._replace(memory=B.memory._replace(pairs=pairs))
+            B = B._replace(memory=B.memory._replace(pairs=pairs), PT=B.P.T)
             return search(start, t, d, B, floor)
 
         return call
 
     def call(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
         assert isinstance(B, Compact)
-        rest = start, B._replace(memory=without_pairs(B.memory)), floor
+        rest = start, B._replace(memory=without_products(B.memory), PT=B.PT[:0]), floor
         default = unpacked(search if elsewhere is None else elsewhere)
         kernel = one_kernel(unpacked(search), large=3, elsewhere=default)
         return kernel(B.memory.pairs, t, d, rest)

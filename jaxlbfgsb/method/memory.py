@@ -95,9 +95,9 @@ def brief(memory: Memory) -> Memory:
     return memory._replace(products=jnp.stack([yy, sy]))
 
 
-def without_pairs(memory: Memory) -> Memory:
-    """All but the history itself, which a kernel would copy."""
-    return memory._replace(pairs=memory.pairs[:, :0])
+def without_products(memory: Memory) -> Memory:
+    """The order of the pairs and theta, without the arrays that a kernel would copy."""
+    return memory._replace(pairs=memory.pairs[:, :0], products=memory.products[:, :0])
 
 
 def with_all_products(memory: Memory) -> Memory:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlbfgsb.method.memory import Memory, ages, pair_at, wants_brief, without_pairs
+from jaxlbfgsb.method.memory import Memory, ages, pair_at, wants_brief, without_products
 from jaxlbfgsb.method.reduced import restricted_products, solve_K
 from jaxlbfgsb.method.sums import Sums, WithGradient, products_by_side
 from jaxlbfgsb.types import (
@@ -149,9 +149,10 @@ class Compact(NamedTuple):
         The inverse of ``theta I - Z'W M W'Z`` is ``I / theta + Z'W inv(K) W'Z / theta^2``.
         """
         r = where(free, r, 0)
-        solve = small_kernel(solve_K, *self.memory.pairs.shape)
+        solve = small_kernel(solve_K, *self.memory.pairs.shape, large=3)
         by_side = products_by_side(self.memory, free)
-        v = solve(without_pairs(self.memory), by_side, self.W_transposed_times(r))
+        with_r = self.W_transposed_times(r)
+        v = solve(self.memory.products, by_side, with_r, without_products(self.memory))
         return where(free, (r + self.W_times(v) / self.theta) / self.theta, 0)
 
     def solve_free_on_path(
@@ -163,28 +164,27 @@ class Compact(NamedTuple):
         ``W'ZZ'r = (1 - theta t) p + W'ZZ'W M c`` takes no pass over the history, and the
         two products with ``W`` in the solution are one.
         """
-        shape = self.memory.pairs.shape
-        small_memory = without_pairs(self.memory)
-        free, by_side = sums.free, sums.products
+        shape, ring = self.memory.pairs.shape, without_products(self.memory)
+        free, by_side, whole = sums.free, sums.products, self.memory.products
         assert free is not None
         along = self.theta * t - 1
-        estimate = small_kernel(restricted_products, *shape)
+        estimate = small_kernel(restricted_products, *shape, large=7)
         Mc, with_r, is_accurate = estimate(
-            small_memory, self.scale, self.P, self.invD, by_side, c, along, p
+            whole, by_side, self.P, self.scale, self.invD, c, p, along, ring
         )
 
         def measure() -> Coefficients:
             return self.W_transposed_times(where(free, along * g + self.W_times(Mc), 0))
 
         with_r = lax.cond(is_accurate, lambda: with_r, measure)
-        v = small_kernel(solve_K, *shape)(small_memory, by_side, with_r)
+        v = small_kernel(solve_K, *shape, large=3)(whole, by_side, with_r, ring)
         step = (along * g + self.W_times(Mc + v / self.theta)) / self.theta
         return where(free, step, 0)
 
 
 def compact(memory: Memory) -> Compact:
     """The compact form of the pairs in use; NaN where a factorisation breaks down."""
-    middle = small_kernel(_middle, *memory.pairs.shape)
+    middle = small_kernel(_middle, *memory.pairs.shape, large=1)
     scale, P, invD = middle(memory.products, memory.theta, memory.place, memory.count)
     return Compact(memory=memory, scale=scale, P=P, PT=P.T, invD=invD)
 

@@ -20,32 +20,41 @@ LEAST_SHARE = 0.1
 
 
 def restricted_products(
-    memory: Memory,
-    scale: Coefficients,
-    P: jax.Array,
-    invD: Coefficients,
+    whole: MiddleMatrix,
     by_side: MiddleMatrix,
+    P: jax.Array,
+    scale: Coefficients,
+    invD: Coefficients,
     c: Coefficients,
-    along: Scalar,
     p: Coefficients,
+    along: Scalar,
+    ring: Memory,
 ) -> tuple[Coefficients, Coefficients, Boolean]:
     """``M c``, ``W'ZZ'W M c - along p``, and whether the second has all its digits.
 
     What is known over the active variables is taken from the whole; that has lost digits
     where the free variables have a small share in a pair.
+
+    Parameters
+    ----------
+    whole, by_side
+        The products of the memory, and `Sums.products`.
+    ring
+        The memory, of which neither pairs nor products are read.
     """
     Mc = dot(dot(P, c), P) - invD * c
-    whole = memory.products
-    used = are_used(memory)
-    free = where(are_over_free(memory), by_side, whole - by_side)
+    used = are_used(ring)
+    free = where(are_over_free(ring), by_side, whole - by_side)
     free = where(used[:, None] & used[None, :], free, 0)
     share = jnp.diagonal(free) >= LEAST_SHARE * jnp.diagonal(whole)
     is_accurate = jnp.all(share | ~used)
     return Mc, scale * dot(free, scale * Mc) - along * p, is_accurate
 
 
-def solve_K(memory: Memory, by_side: MiddleMatrix, v: Coefficients) -> Coefficients:
-    """``inv(K) v`` given `Sums.products`.
+def solve_K(
+    whole: MiddleMatrix, by_side: MiddleMatrix, v: Coefficients, ring: Memory
+) -> Coefficients:
+    """``inv(K) v`` given the products of the memory, and `Sums.products`.
 
     ``K = inv(M) - W'ZZ'W / theta = [[-D - Y'ZZ'Y / theta, L_a' - R_z'],
     [L_a - R_z, theta S'AA'S]]``, where ``L_a`` is the part of ``S'AA'Y`` below the diagonal
@@ -53,16 +62,16 @@ def solve_K(memory: Memory, by_side: MiddleMatrix, v: Coefficients) -> Coefficie
     Schur complement positive definite: one factorisation, which fails (NaN) where ``B`` lost
     definiteness.
     """
-    m = memory.pairs.shape[0] // 2
-    used, is_y = are_used(memory), are_of_y(memory)
+    m = ring.pairs.shape[0] // 2
+    used, is_y = are_used(ring), are_of_y(ring)
     identity = jnp.eye(2 * m, dtype=v.dtype)
-    theta = memory.theta
+    theta = ring.theta
 
-    signed = where(are_over_free(memory), -by_side, by_side)
+    signed = where(are_over_free(ring), -by_side, by_side)
     weights = where(
         is_y[:, None], where(is_y[None, :], 1 / theta, 1), where(is_y[None, :], 1, theta)
     )
-    D = jnp.pad(where(identity[:m, :m] == 1, memory.products[m:, :m], 0), (0, m))
+    D = jnp.pad(where(identity[:m, :m] == 1, whole[m:, :m], 0), (0, m))
     unused = where(is_y, -identity, identity)
     K = where(used[:, None] & used[None, :], weights * signed - D, unused)
     return small.solve(K, v, negative=m)

@@ -19,7 +19,7 @@ from jaxlbfgsb.method.memory import (
     own_products,
     rows_with_rows,
     with_all_products,
-    without_pairs,
+    without_products,
 )
 from jaxlbfgsb.types import (
     Boolean,
@@ -266,7 +266,7 @@ def _carried_on(
     )
     before = last.gradient._replace(products=last.gradient.products + with_entered_g)
     with_y = _with_newest_y(memory, gradient, before, own, lambda: where(free, y, 0), is_new)
-    ring = without_pairs(memory)._replace(products=memory.products[:, :0])
+    ring = without_products(memory)
     products, largest, keeps_digits = one_kernel(_put_together, large=5)(
         last.products, entered, with_y, with_s, last.largest, ring, any_active
     )

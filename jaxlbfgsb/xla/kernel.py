@@ -114,10 +114,12 @@ def step_is_one_kernel(rows: int, n: int, *, bounded: bool = True) -> bool:
 
 
 def small_kernel(
-    function: Callable[..., _Out], rows: int, n: int, *, bounded: bool = True
+    function: Callable[..., _Out], rows: int, n: int, *, bounded: bool = True, large: int = 0
 ) -> Callable[..., _Out]:
     """A kernel for algebra of the size of the history, where the variables are many."""
-    return function if step_is_one_kernel(rows, n, bounded=bounded) else one_kernel(function)
+    if step_is_one_kernel(rows, n, bounded=bounded):
+        return function
+    return one_kernel(function, large)
 
 
 def apart(
