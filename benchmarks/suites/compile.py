@@ -15,7 +15,7 @@ from benchmarks.peers import JAXOPT, OURS
 from benchmarks.solver import Limits
 from benchmarks.suites import Options
 
-SIZES = (2, 100)
+SIZES = (2, 100, 10_000)
 PAIRS = 9
 """Of first calls of ours and of jaxopt."""
 OTHERS = 3
@@ -31,7 +31,7 @@ FLAGS = (
     "--xla_cpu_use_fusion_emitters=false",
     "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1048576",
 )
-"""What XLA could be told; reported beside the figures of JAX as installed."""
+"""What XLA could be told; reported beside the figures of JAX as installed, in few variables."""
 COLUMNS = "way n solver first_call traces warm ratio pairs note".split()
 SETTINGS = {
     "function": "the bounded Rosenbrock sum",
@@ -50,7 +50,8 @@ def tasks(options: Options) -> list[Task]:
         chosen.append((f"as installed, n = {n}", functools.partial(_installed, n, pairs)))
         if not options.quick:
             chosen.append((f"cache, n = {n}", functools.partial(_cached, n, others)))
-            chosen += [(f"{f}, n = {n}", functools.partial(_flag, f, n, others)) for f in FLAGS]
+            flags = FLAGS if n <= SIZES[1] else ()
+            chosen += [(f"{f}, n = {n}", functools.partial(_flag, f, n, others)) for f in flags]
     return chosen
 
 

@@ -42,7 +42,6 @@ CHUNKS_SHARE = 64
 """With very many variables about ``n / CHUNKS_SHARE`` of them, which bounds the memory, after a
 first chunk that is small."""
 
-
 _Search: TypeAlias = Callable[["_Segment", Vector, Vector, Model, Scalar], "_Segment"]
 """From a segment as far as the model falls, given t, the first d, B and the least f2."""
 
@@ -104,7 +103,7 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
 
     if n <= SOME_VARIABLES:
         in_a_kernel = isinstance(B, Dense) or step_is_one_kernel(*B.memory.pairs.shape)
-        walk = _walk if in_a_kernel else _in_a_kernel(_walk)
+        walk = _walk if in_a_kernel else _in_a_kernel(_walk, elsewhere=_walk)
         last = by_platform(
             cpu=lambda: walk(first, t, d, B, floor),
             # Each turn of a loop would wait for the host.
@@ -176,8 +175,11 @@ def _walk(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Se
     return lax.while_loop(lambda carry: _goes_on(carry[0]), cross, (start, -start.f1))[0]
 
 
-def _in_a_kernel(search: _Search, elsewhere: _Search | None = None) -> _Search:
-    """A search as one kernel, without a copy of the vectors and of the history."""
+def _in_a_kernel(search: _Search, elsewhere: _Search) -> _Search:
+    """A search as one kernel, without a copy of the vectors and of the history.
+
+    `elsewhere` is what takes its place on an accelerator, or where lanes go in step.
+    """
 
     def unpacked(search: _Search) -> Callable[..., _Segment]:
         def call(pairs: PairRows, t: Vector, d: Vector, rest: Any) -> _Segment:
@@ -190,8 +192,7 @@ def _in_a_kernel(search: _Search, elsewhere: _Search | None = None) -> _Search:
     def call(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
         assert isinstance(B, Compact)
         rest = start, B._replace(memory=without_products(B.memory), PT=B.PT[:0]), floor
-        default = unpacked(search if elsewhere is None else elsewhere)
-        kernel = one_kernel(unpacked(search), large=3, elsewhere=default)
+        kernel = one_kernel(unpacked(search), large=3, elsewhere=unpacked(elsewhere))
         return kernel(B.memory.pairs, t, d, rest)
 
     return call
@@ -199,10 +200,10 @@ def _in_a_kernel(search: _Search, elsewhere: _Search | None = None) -> _Search:
 
 def _cross_many(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
     """As far as the search goes in many variables."""
-    walk = _in_a_kernel(_walk_by_heap, elsewhere=_cross_chunks)
-    last = walk(start, t, d, B, floor)
     if len(t) <= MANY_VARIABLES:
-        return last
+        return _in_a_kernel(_walk_by_heap, elsewhere=_cross_chunks)(start, t, d, B, floor)
+    walk = _in_a_kernel(_walk_by_heap, elsewhere=lambda start, *_: start)
+    last = walk(start, t, d, B, floor)
     return lax.cond(_goes_on(last), lambda: _cross_chunks(last, t, d, B, floor), lambda: last)
 
 
