@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxlbfgsb.xla.fits import LARGEST_ARRAY
-from jaxlbfgsb.xla.products import FEW_ROWS, dot
+from jaxlbfgsb.xla.products import FEW_ROWS, counted, dot
 
 pytestmark = pytest.mark.usefixtures("either_backend")
 
@@ -45,3 +45,10 @@ def test_few_rows_are_summed_on_a_cpu(rows, columns, is_sum, request):
     on_cpu = "accelerator" not in request.node.callspec.id
     assert ("reduce_sum" in program) == (is_sum and on_cpu)
     assert ("dot_general" in program) != (is_sum and on_cpu)
+
+
+@pytest.mark.parametrize("n", [1, 20, 5000])
+def test_counts(n):
+    mask = np.random.default_rng(n).random(n) < 0.3
+    for each in (mask, np.zeros(n, bool), np.ones(n, bool)):
+        assert jax.jit(counted)(each) == each.sum()

@@ -5,7 +5,8 @@ The first local minimiser of the model ``q(z) = g'z + z'Bz / 2`` along the path
 
 Notation: ``t`` breakpoints (4.1); ``d`` the direction of the current segment;
 ``f1, f2`` the derivatives of the model along it (the paper's f', f''); ``p = W'd``;
-``c = W'(xc - x)``; ``b`` the variable whose breakpoint is crossed.
+``c = W'(xc - x)``; ``b`` the variable whose breakpoint is crossed; ``G = d'd``.  With these
+``f2 = theta G - p'Mp`` and ``f1 = (theta t - 1) G - p'Mc``.
 
 On a CPU they are crossed one at a time: in few variables each is found by a minimum over those
 not yet crossed, in many a heap holds them, as in the original.  An accelerator, and a search
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxlbfgsb.method.box import Box, breakpoints, infinity_norm, is_held, project
+from jaxlbfgsb.method.box import Box, breakpoints, is_held, project
 from jaxlbfgsb.method.chunks import TILE, prefix_sums, soonest
 from jaxlbfgsb.method.heap import Heap, heaped, without_first
 from jaxlbfgsb.method.memory import without_products
@@ -34,13 +35,13 @@ from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.indexing import at, put, taken
 from jaxlbfgsb.xla.kernel import MANY_VARIABLES, SOME_VARIABLES, one_kernel, step_is_one_kernel
 from jaxlbfgsb.xla.platform import by_platform
-from jaxlbfgsb.xla.products import dot
+from jaxlbfgsb.xla.products import counted, dot
 
 CHUNK = 512
 """Breakpoints crossed together, at least."""
 CHUNKS_SHARE = 64
 """With very many variables about ``n / CHUNKS_SHARE`` of them, which bounds the memory, after a
-first chunk that is small."""
+first chunk that is small; and on a CPU after so many that a heap gave."""
 
 _Search: TypeAlias = Callable[["_Segment", Vector, Vector, Model, Scalar], "_Segment"]
 """From a segment as far as the model falls, given t, the first d, B and the least f2."""
@@ -85,7 +86,7 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
     held = is_held(x, g, box)
     t = where(held, -1, breakpoints(x, g, box))  # before all others, as if it had been crossed
     d = where(held, 0, -g)
-    some_unbounded = infinity_norm(where(jnp.isinf(t), d, 0)) > 0
+    some_unbounded = counted(jnp.isinf(t) & (d != 0)) > 0
 
     p = B.W_transposed_times(d)
     f1 = -dot(d, d)
@@ -141,11 +142,7 @@ def _goes_on(s: _Segment) -> jax.Array:
 def _crossed(
     s: _Segment, G: Scalar, next_t: Scalar, d: Vector, B: Model, floor: Scalar, b: Integer
 ) -> _Segment:
-    """The next segment, beyond the breakpoint of variable b and up to `next_t`.
-
-    With ``G`` the square of its direction, ``f2 = theta G - p'Mp`` and
-    ``f1 = (theta t - 1) G - p'Mc``.
-    """
+    """The next segment, beyond the breakpoint of variable b and up to `next_t`; G is its own."""
     c = s.c + (s.next_t - s.t) * s.p
     p = s.p - at(d, b) * B.row(b)
     Mp = B.M_times(p)
@@ -290,11 +287,7 @@ def _cross_chunks(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar
 
 
 def _cross_chunk(s: _Segment, size: int, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
-    """All breakpoints from `s` to the minimiser, at most `size` of them.
-
-    With ``G`` the square of the direction, ``f2 = theta G - p'Mp`` and
-    ``f1 = (theta t - 1) G - p'Mc``.
-    """
+    """All breakpoints from `s` to the minimiser, at most `size` of them."""
     n = t.shape[0]
     index = jnp.arange(n, dtype=jnp.int32)
     ahead = (t > s.t) | ((t == s.t) & (index > s.crossed))

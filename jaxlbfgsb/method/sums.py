@@ -35,7 +35,7 @@ from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.indexing import at, modulo, put
 from jaxlbfgsb.xla.kernel import one_kernel
 from jaxlbfgsb.xla.platform import by_platform
-from jaxlbfgsb.xla.products import dot
+from jaxlbfgsb.xla.products import counted, dot
 
 LEAST_LEFT = 1e-3
 """Of a sum from which variables were taken away, before it is summed anew."""
@@ -248,9 +248,9 @@ def _carried_on(
     # Of a pair that is not in use the products mean nothing.
     changed = (free != last.free) & (memory.count > 1)
     moved = ~free & (s != 0)
-    many_moved = _counted(moved, s) > n // FEW_MOVED
+    many_moved = counted(moved) > n // FEW_MOVED
     looked_at = changed | (moved & ~many_moved)
-    count = _counted(looked_at, s)
+    count = counted(looked_at)
     are_few = count <= n // LARGEST_CHANGE
     entered, with_entered_g, with_s = one_kernel(_over_changed, large=5)(
         memory.pairs, looked_at, changed, free, g, y_place, are_few & (count > 0)
@@ -258,7 +258,7 @@ def _carried_on(
     with_s = lax.cond(
         many_moved & are_few, lambda: dot(memory.pairs, where(free, 0, s)), lambda: with_s
     )
-    any_active = _counted(~free, s) > 0
+    any_active = counted(~free) > 0
     own = lax.cond(
         any_active,
         lambda: (jnp.sum(where(free, y * y, 0)), jnp.sum(where(free, s * y, 0))),
@@ -271,12 +271,6 @@ def _carried_on(
         last.products, entered, with_y, with_s, last.largest, ring, any_active
     )
     return products, largest, are_few & keeps_digits
-
-
-def _counted(mask: Mask, like: Vector) -> Scalar:
-    """How many there are, as a number of another vector's dtype: of integers XLA makes three
-    programs."""
-    return jnp.sum(mask.astype(like.dtype))
 
 
 def _put_together(
