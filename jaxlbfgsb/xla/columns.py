@@ -125,26 +125,27 @@ def _side_by_side(eqn: Any, values: _Values) -> Any:
     """The four quarters of a vector to one, element by element, until one window holds it."""
     is_product = eqn.primitive.name == "dot_general"
     column = values[0] * values[1] if is_product else values[0]
-    reduce = _REDUCTIONS["reduce_sum" if is_product else eqn.primitive.name]
+    reduce, combine = _REDUCTIONS["reduce_sum" if is_product else eqn.primitive.name]
     rest = []
     while len(column) > WINDOW:
         quarter = len(column) // 4
         if len(column) > 4 * quarter:
             rest.append(column[4 * quarter :])
-        column = reduce(lax.reshape(column[: 4 * quarter], (4, quarter, 1)), (0,))
+        first, second, third, fourth = (column[i * quarter : (i + 1) * quarter] for i in range(4))
+        column = combine(combine(first, second), combine(third, fourth))
         column = lax.optimization_barrier(column)  # else XLA makes one reduction of all
     if rest:
         column = lax.concatenate([column, *rest], 0)
     return reduce(column, (0, 1))
 
 
-_REDUCTIONS: dict[str, Callable[[Any, Sequence[int]], Any]] = {
-    "reduce_sum": lax.reduce_sum,
-    "reduce_max": lax.reduce_max,
-    "reduce_min": lax.reduce_min,
-    "reduce_prod": lax.reduce_prod,
-    "reduce_and": lax.reduce_and,
-    "reduce_or": lax.reduce_or,
+_REDUCTIONS: dict[str, tuple[Callable[[Any, Sequence[int]], Any], Callable[[Any, Any], Any]]] = {
+    "reduce_sum": (lax.reduce_sum, lax.add),
+    "reduce_max": (lax.reduce_max, lax.max),
+    "reduce_min": (lax.reduce_min, lax.min),
+    "reduce_prod": (lax.reduce_prod, lax.mul),
+    "reduce_and": (lax.reduce_and, lax.bitwise_and),
+    "reduce_or": (lax.reduce_or, lax.bitwise_or),
 }
 
 
