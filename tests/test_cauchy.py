@@ -117,18 +117,17 @@ def test_random_boxes(n, m, form, ties, dtype):
     assert sum(k > 16 for k in crossed) > problems or n < MANY
 
 
-@pytest.fixture(params=[(cauchy.MANY_VARIABLES, cauchy.CHUNKS_SHARE), (1000, 4)])
-def switches(request, monkeypatch):
-    """On a CPU a heap for all breakpoints, or chunks after it; and chunks of one size, or a small
-    one before those that are a share of the variables."""
-    for name, value in zip(("MANY_VARIABLES", "CHUNKS_SHARE"), request.param, strict=True):
-        monkeypatch.setattr(cauchy, name, value)
+@pytest.fixture(params=[cauchy.CHUNKS_SHARE, 4])
+def chunks(request, monkeypatch):
+    """On an accelerator all of one size, or a small one before those that are a share of the
+    variables."""
+    monkeypatch.setattr(cauchy, "CHUNKS_SHARE", request.param)
     jax.clear_caches()
     yield
     jax.clear_caches()
 
 
-@pytest.mark.usefixtures("switches")
+@pytest.mark.usefixtures("chunks")
 @pytest.mark.parametrize("stored", [0, 8])
 def test_more_breakpoints_than_a_chunk(stored, dtype):
     n, m = LARGE, 3

@@ -1,4 +1,4 @@
-"""The heap of indices against Python's."""
+"""The heap against Python's."""
 
 import heapq
 
@@ -10,21 +10,22 @@ import pytest
 
 from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.method.cauchy import generalized_cauchy_point
-from jaxlbfgsb.method.heap import heaped, without_first
+from jaxlbfgsb.method.heap import Entries, heaped, without_first
 from jaxlbfgsb.xla.kernel import one_kernel
 
 
-def order(places, t, size):
+def order(entries, size):
     """The indices as they leave a heap of the first `size`, then -1."""
+    n = len(entries.indices)
 
     def leave(k, carry):
         heap, left = carry
-        left = left.at[k].set(jnp.where(heap.size > 0, heap.first, -1))
-        heap = jax.lax.cond(heap.size > 0, lambda: without_first(heap, t), lambda: heap)
+        left = left.at[k].set(jnp.where(heap.size > 0, heap.first.index, -1))
+        heap = jax.lax.cond(heap.size > 0, lambda: without_first(heap), lambda: heap)
         return heap, left
 
-    start = heaped(places, size, t), jnp.full(len(places), -1, jnp.int32)
-    return jax.lax.fori_loop(0, len(places), leave, start)[1]
+    start = heaped(entries, size), jnp.full(n, -1, jnp.int32)
+    return jax.lax.fori_loop(0, n, leave, start)[1]
 
 
 @pytest.mark.parametrize("wrap", [lambda f: f, one_kernel], ids=["outside", "kernel"])
@@ -39,7 +40,8 @@ def test_indices_leave_in_the_order_of_their_numbers(n, wrap, dtype):
             queue = [(t[i], i) for i in places[:size]]
             heapq.heapify(queue)
             expected = [heapq.heappop(queue)[1] for _ in range(size)] + (n - size) * [-1]
-            np.testing.assert_array_equal(call(places, t, np.int32(size)), expected)
+            entries = Entries(t[places], places)
+            np.testing.assert_array_equal(call(entries, np.int32(size)), expected)
 
 
 def test_a_search_copies_no_heap():
@@ -48,6 +50,7 @@ def test_a_search_copies_no_heap():
     B = histories.compact(histories.empty(n, m, np.dtype(np.float64)))
     x, l, u = np.zeros(n), np.full(n, -0.5), np.full(n, 0.5)
     text = jax.jit(generalized_cauchy_point).lower(x, x, Box(l, u), B).compile().as_text()
-    heaps = [line for line in text.splitlines() if f" = s32[{n}" in line]
-    assert any("dynamic-update-slice(" in line for line in heaps)
-    assert not [line for line in heaps if " copy(" in line]
+    indices = [line for line in text.splitlines() if f" = s32[{n}" in line]
+    assert any("dynamic-update-slice(" in line for line in indices)
+    assert not [line for line in indices if " copy(" in line]
+    assert not [line for line in text.splitlines() if f" = f64[{n},1]" in line and " copy(" in line]

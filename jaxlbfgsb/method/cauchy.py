@@ -9,10 +9,9 @@ Notation: ``t`` breakpoints (4.1); ``d`` the direction of the current segment;
 ``f2 = theta G - p'Mp`` and ``f1 = (theta t - 1) G - p'Mc``.
 
 On a CPU they are crossed one at a time: in few variables each is found by a minimum over those
-not yet crossed, in many a heap holds them, as in the original.  An accelerator, and a search
-that goes on for long in very many variables, take the segments in chunks, which `soonest` finds
-without sorting all of them: ``p`` and ``c`` are running sums, so all segments of a chunk are
-known at once, and ``f1`` and ``f2`` follow from them.
+not yet crossed, in many a heap holds them, as in the original.  An accelerator, and lanes in step,
+take the segments in chunks, which `soonest` finds without sorting all of them: ``p`` and ``c`` are
+running sums, so all segments of a chunk are known at once, and ``f1`` and ``f2`` follow from them.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from jax import lax
 
 from jaxlbfgsb.method.box import Box, breakpoints, is_held, project
 from jaxlbfgsb.method.chunks import TILE, prefix_sums, soonest
-from jaxlbfgsb.method.heap import Heap, heaped, without_first
+from jaxlbfgsb.method.heap import Entries, Entry, Heap, heaped, without_first
 from jaxlbfgsb.method.memory import without_products
 from jaxlbfgsb.method.model import Compact, Dense, Model
 from jaxlbfgsb.types import Boolean, Coefficients, Integer, Mask, PairRows, Scalar, Vector
 from jaxlbfgsb.xla.choice import where
-from jaxlbfgsb.xla.indexing import at, put, taken
-from jaxlbfgsb.xla.kernel import MANY_VARIABLES, SOME_VARIABLES, one_kernel, step_is_one_kernel
+from jaxlbfgsb.xla.indexing import GROUP, at, grouped, taken
+from jaxlbfgsb.xla.kernel import SOME_VARIABLES, one_kernel, step_is_one_kernel
 from jaxlbfgsb.xla.platform import by_platform
 from jaxlbfgsb.xla.products import counted, dot
 
@@ -41,9 +40,12 @@ CHUNK = 512
 """Breakpoints crossed together, at least."""
 CHUNKS_SHARE = 64
 """With very many variables about ``n / CHUNKS_SHARE`` of them, which bounds the memory, after a
-first chunk that is small; and on a CPU after so many that a heap gave."""
+first chunk that is small."""
 
-_Search: TypeAlias = Callable[["_Segment", Vector, Vector, Model, Scalar], "_Segment"]
+HORIZON = 4
+"""How far breakpoints are put in order, in steps to where the model would be least if none came."""
+
+_Search: TypeAlias = Callable[..., "_Segment"]
 """From a segment as far as the model falls, given t, the first d, B and the least f2."""
 
 
@@ -179,66 +181,68 @@ def _in_a_kernel(search: _Search, elsewhere: _Search) -> _Search:
     """
 
     def unpacked(search: _Search) -> Callable[..., _Segment]:
-        def call(pairs: PairRows, t: Vector, d: Vector, rest: Any) -> _Segment:
-            start, B, floor = rest
+        def call(pairs: PairRows, t: Vector, d: Vector, *rest: Any) -> _Segment:
+            *groups, (start, B, floor) = rest
             B = B._replace(memory=B.memory._replace(pairs=pairs), PT=B.P.T)
-            return search(start, t, d, B, floor)
+            return search(start, t, d, B, floor, *groups)
 
         return call
 
-    def call(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
+    def call(
+        start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar, *groups: jax.Array
+    ) -> _Segment:
         assert isinstance(B, Compact)
+        large = B.memory.pairs, t, d, *groups
         rest = start, B._replace(memory=without_products(B.memory), PT=B.PT[:0]), floor
-        kernel = one_kernel(unpacked(search), large=3, elsewhere=unpacked(elsewhere))
-        return kernel(B.memory.pairs, t, d, rest)
+        kernel = one_kernel(unpacked(search), large=len(large), elsewhere=unpacked(elsewhere))
+        return kernel(*large, rest)
 
     return call
 
 
 def _cross_many(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
     """As far as the search goes in many variables."""
-    if len(t) <= MANY_VARIABLES:
-        return _in_a_kernel(_walk_by_heap, elsewhere=_cross_chunks)(start, t, d, B, floor)
-    walk = _in_a_kernel(_walk_by_heap, elsewhere=lambda start, *_: start)
-    last = walk(start, t, d, B, floor)
-    return lax.cond(_goes_on(last), lambda: _cross_chunks(last, t, d, B, floor), lambda: last)
+    walk = _in_a_kernel(_walk_by_heap, elsewhere=lambda *args: _cross_chunks(*args[:-2]))
+    first = jnp.min(grouped(where(t < 0, jnp.inf, t)), axis=1)
+    squares = jnp.sum(grouped(d) ** 2, axis=1)
+    return walk(start, t, d, B, floor, first, squares)
 
 
-def _walk_by_heap(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
+def _walk_by_heap(
+    start: _Segment,
+    t: Vector,
+    d: Vector,
+    B: Model,
+    floor: Scalar,
+    first: jax.Array,
+    squares: jax.Array,
+) -> _Segment:
     """The same in many variables, without a look at all of them for each breakpoint.
 
-    Of very many it walks a part of the way.
+    Of each group of variables the first breakpoint is known, and the square of its d.
     """
-    n = len(t)
-    most = n if n <= MANY_VARIABLES else n // CHUNKS_SHARE
 
-    def goes_on(s: _Segment, walked: Integer) -> Boolean:
-        return _goes_on(s) & jnp.isfinite(s.next_t) & (walked < most)
+    def goes_on(s: _Segment) -> Boolean:
+        return _goes_on(s) & jnp.isfinite(s.next_t)
 
-    def cross(carry: tuple[_Segment, _Ahead, Integer]) -> tuple[_Segment, _Ahead, Integer]:
-        s, ahead, walked = carry
-        b, heap = ahead.heap.first, without_first(ahead.heap, t)
+    def cross(carry: tuple[_Segment, _Ahead]) -> tuple[_Segment, _Ahead]:
+        s, ahead = carry
+        b, heap = ahead.heap.first.index, without_first(ahead.heap)
         G = ahead.G - at(d, b) ** 2
-        next_t = where(heap.size > 0, at(t, heap.first), ahead.later)
-        s = _crossed(s, G, next_t, d, B, floor, b)
-        return s, ahead._replace(heap=heap, G=G), walked + 1
+        next_t = where(heap.size > 0, heap.first.number, ahead.later)
+        return _crossed(s, G, next_t, d, B, floor, b), ahead._replace(heap=heap, G=G)
 
-    def cross_near(
-        carry: tuple[_Segment, jax.Array, Integer],
-    ) -> tuple[_Segment, jax.Array, Integer]:
-        s, places, walked = carry
-        s, ahead, walked = lax.while_loop(
-            lambda carry: goes_on(carry[0], carry[2]) & (carry[1].heap.size > 0),
+    def cross_near(carry: tuple[_Segment, Entries]) -> tuple[_Segment, Entries]:
+        s, room = carry
+        s, ahead = lax.while_loop(
+            lambda carry: goes_on(carry[0]) & (carry[1].heap.size > 0),
             cross,
-            (s, _breakpoints_ahead(s, t, d, places), walked),
+            (s, _breakpoints_ahead(s, t, d, first, squares, room)),
         )
-        return s, ahead.heap.places, walked
+        return s, ahead.heap.entries
 
-    return lax.while_loop(
-        lambda carry: goes_on(carry[0], carry[2]),
-        cross_near,
-        (start, jnp.zeros_like(t, jnp.int32), jnp.zeros_like(start.crossed)),
-    )[0]
+    room = Entries(jnp.zeros_like(t), jnp.zeros_like(t, jnp.int32))
+    return lax.while_loop(lambda carry: goes_on(carry[0]), cross_near, (start, room))[0]
 
 
 class _Ahead(NamedTuple):
@@ -249,23 +253,38 @@ class _Ahead(NamedTuple):
     G: Scalar
 
 
-def _breakpoints_ahead(s: _Segment, t: Vector, d: Vector, places: jax.Array) -> _Ahead:
-    """In one pass those that come before the model, as it is now, has long risen again."""
-    horizon = s.t - 4 * s.f1 / s.f2
+def _breakpoints_ahead(
+    s: _Segment, t: Vector, d: Vector, first: jax.Array, squares: jax.Array, room: Entries
+) -> _Ahead:
+    """In order those that come before the model, as it is now, has long risen again.
 
-    def look(i: Integer, carry: tuple[jax.Array, Integer, Scalar, Scalar]) -> Any:
-        places, size, later, G = carry
-        t_i = at(t, i)
-        is_ahead = (t_i > s.t) | ((t_i == s.t) & (i > s.crossed))
-        is_near = is_ahead & ((t_i <= horizon) | (t_i == s.next_t)) & (t_i < jnp.inf)
-        places = put(places, i, size)
-        later = where(is_ahead & ~is_near, jnp.minimum(later, t_i), later)
-        return places, size + is_near, later, G + where(is_ahead, at(d, i) ** 2, 0)
+    Into most groups it need not look.
+    """
+    horizon = jnp.maximum(s.t - HORIZON * s.f1 / s.f2, s.next_t)
+
+    def look(i: Integer, carry: tuple[Entries, Integer, Scalar, Scalar]) -> Any:
+        entries, size, later, G = carry
+        entry = Entry(at(t, i), i)
+        is_ahead = Entry(s.t, s.crossed).comes_before(entry)
+        is_near = is_ahead & (entry.number <= horizon) & (entry.number < jnp.inf)
+        later = where(is_ahead & ~is_near, jnp.minimum(later, entry.number), later)
+        G = G + where(is_ahead, at(d, i) ** 2, 0)
+        return entries.put(entry, size), size + is_near, later, G
+
+    def look_into(group: Integer, carry: tuple[Entries, Integer, Scalar, Scalar]) -> Any:
+        entries, size, later, G = carry
+        is_near = at(first, group) <= horizon
+        later = where(is_near, later, jnp.minimum(later, at(first, group)))
+        G = where(is_near, G, G + at(squares, group))
+        begin, end = group * GROUP, where(is_near, (group + 1) * GROUP, group * GROUP)
+        return lax.fori_loop(begin, end, look, (entries, size, later, G))
 
     none, zero = jnp.zeros_like(s.crossed), jnp.zeros_like(s.t)
-    start = places, none, zero + jnp.inf, zero
-    places, size, later, G = lax.fori_loop(none, none + len(t), look, start)
-    return _Ahead(heaped(places, size, t), later, G)
+    groups = none + len(first)
+    found = lax.fori_loop(none, groups, look_into, (room, none, zero + jnp.inf, zero))
+    # Those that are in no group.
+    entries, size, later, G = lax.fori_loop(groups * GROUP, none + len(t), look, found)
+    return _Ahead(heaped(entries, size), later, G)
 
 
 def _cross_chunks(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
@@ -291,7 +310,7 @@ def _cross_chunk(s: _Segment, size: int, t: Vector, d: Vector, B: Model, floor: 
     n = t.shape[0]
     index = jnp.arange(n, dtype=jnp.int32)
     ahead = (t > s.t) | ((t == s.t) & (index > s.crossed))
-    b, left = soonest(t, ahead, s.next_t, s.t - 4 * s.f1 / s.f2, size)
+    b, left = soonest(t, ahead, s.next_t, s.t - HORIZON * s.f1 / s.f2, size)
     real = b < n
     times, b = lax.sort((where(real, taken(t, b), jnp.inf), b), num_keys=1, is_stable=True)
     real = b < n

@@ -1,4 +1,4 @@
-"""A binary heap of indices, by the numbers that they point to: for loops inside of a kernel.
+"""A binary heap of numbers, each with its index, for loops inside of a kernel.
 
 The original keeps the breakpoints in one, too (its HPSOLB): the next is known at once, and only
 those that are crossed are put in order.  Equal numbers come by index.
@@ -12,62 +12,83 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlbfgsb.types import Boolean, Integer, Vector
+from jaxlbfgsb.types import Boolean, Integer, Scalar, Vector
 from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.indexing import at, put
 
 
+class Entry(NamedTuple):
+    number: Scalar
+    index: Integer
+
+    def comes_before(self, other: Entry) -> Boolean:
+        is_equal = self.number == other.number
+        return (self.number < other.number) | (is_equal & (self.index < other.index))
+
+
+class Entries(NamedTuple):
+    """Room for some: two arrays of one length, since what is moved is looked at next."""
+
+    numbers: Vector
+    indices: jax.Array
+    """int32"""
+
+    def at(self, place: Integer) -> Entry:
+        return Entry(at(self.numbers, place), at(self.indices, place))
+
+    def put(self, entry: Entry, place: Integer) -> Entries:
+        return Entries(
+            put(self.numbers, entry.number, place), put(self.indices, entry.index, place)
+        )
+
+
 class Heap(NamedTuple):
-    places: jax.Array
-    """int32: the heap in the first `size` of them, the root in the first of all."""
+    entries: Entries
+    """The heap in the first `size` of them, the root in the first of all."""
     size: Integer
-    first: Integer
-    """The root.  Who reads it here, and not in the array, lets XLA write there in place."""
+    first: Entry
+    """The root.  Who reads it here, and not in the arrays, lets XLA write there in place."""
 
 
-def heaped(places: jax.Array, size: Integer, t: Vector) -> Heap:
-    """So many indices in any order become a heap."""
+def heaped(entries: Entries, size: Integer) -> Heap:
+    """So many entries in any order become a heap."""
     parents = size // 2
 
-    def sink(k: Integer, places: jax.Array) -> jax.Array:
+    def sink(k: Integer, entries: Entries) -> Entries:
         hole = parents - 1 - k
-        return _sunk(places, size, t, hole, at(places, hole))
+        return _sunk(entries, size, hole, entries.at(hole))
 
-    places = lax.fori_loop(jnp.zeros_like(parents), parents, sink, places)
-    return Heap(places, size, at(places, jnp.zeros_like(size)))
+    entries = lax.fori_loop(jnp.zeros_like(parents), parents, sink, entries)
+    return Heap(entries, size, entries.at(jnp.zeros_like(size)))
 
 
-def without_first(heap: Heap, t: Vector) -> Heap:
+def without_first(heap: Heap) -> Heap:
     """The heap, which is not empty, without its root."""
-    places, size = heap.places, heap.size - 1
+    size = heap.size - 1
     root = jnp.zeros_like(size)
-    places = _sunk(places, size, t, root, at(places, size))
-    return Heap(places, size, at(places, root))
+    entries = _sunk(heap.entries, size, root, heap.entries.at(size))
+    return Heap(entries, size, entries.at(root))
 
 
-def _sunk(places: jax.Array, size: Integer, t: Vector, hole: Integer, index: Integer) -> jax.Array:
-    """`index` in the hole, or as far below as those that come before it move up from."""
+def _sunk(entries: Entries, size: Integer, hole: Integer, entry: Entry) -> Entries:
+    """The entry in the hole, or as far below as those that come before it move up from."""
 
-    def comes_before(i: Integer, j: Integer) -> Boolean:
-        t_i, t_j = at(t, i), at(t, j)
-        return (t_i < t_j) | ((t_i == t_j) & (i < j))
-
-    def lesser_child(places: jax.Array, hole: Integer) -> Integer:
-        left = jnp.minimum(2 * hole + 1, len(places) - 1)
-        right = jnp.minimum(left + 1, len(places) - 1)
-        is_right = (right < size) & comes_before(at(places, right), at(places, left))
+    def lesser_child(entries: Entries, hole: Integer) -> Integer:
+        most = len(entries.indices) - 1
+        left = jnp.minimum(2 * hole + 1, most)
+        right = jnp.minimum(left + 1, most)
+        is_right = (right < size) & entries.at(right).comes_before(entries.at(left))
         return where(is_right, right, left)
 
-    def goes_on(carry: tuple[jax.Array, Integer, Integer]) -> Boolean:
-        places, hole, child = carry
-        return (2 * hole + 1 < size) & comes_before(at(places, child), index)
+    def goes_on(carry: tuple[Entries, Integer, Integer]) -> Boolean:
+        entries, hole, child = carry
+        return (2 * hole + 1 < size) & entries.at(child).comes_before(entry)
 
-    def move_up(
-        carry: tuple[jax.Array, Integer, Integer],
-    ) -> tuple[jax.Array, Integer, Integer]:
-        places, hole, child = carry
-        places = put(places, at(places, child), hole)
-        return places, child, lesser_child(places, child)
+    def move_up(carry: tuple[Entries, Integer, Integer]) -> tuple[Entries, Integer, Integer]:
+        entries, hole, child = carry
+        entries = entries.put(entries.at(child), hole)
+        return entries, child, lesser_child(entries, child)
 
-    places, hole, _ = lax.while_loop(goes_on, move_up, (places, hole, lesser_child(places, hole)))
-    return put(places, index, hole)
+    start = entries, hole, lesser_child(entries, hole)
+    entries, hole, _ = lax.while_loop(goes_on, move_up, start)
+    return entries.put(entry, hole)

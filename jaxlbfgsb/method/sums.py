@@ -32,7 +32,7 @@ from jaxlbfgsb.types import (
     Vector,
 )
 from jaxlbfgsb.xla.choice import where
-from jaxlbfgsb.xla.indexing import at, modulo, put
+from jaxlbfgsb.xla.indexing import GROUP, at, grouped, modulo, put
 from jaxlbfgsb.xla.kernel import one_kernel
 from jaxlbfgsb.xla.platform import by_platform
 from jaxlbfgsb.xla.products import counted, dot
@@ -252,8 +252,10 @@ def _carried_on(
     looked_at = changed | (moved & ~many_moved)
     count = counted(looked_at)
     are_few = count <= n // LARGEST_CHANGE
-    entered, with_entered_g, with_s = one_kernel(_over_changed, large=5)(
-        memory.pairs, looked_at, changed, free, g, y_place, are_few & (count > 0)
+    groups = jnp.append(jnp.any(grouped(looked_at), axis=1), True)  # and those that are in none
+    entered, with_entered_g, with_s = one_kernel(_over_changed, large=6)(
+        *(memory.pairs, looked_at, groups, changed, free, g),
+        *(y_place, are_few & (count > 0)),
     )
     with_s = lax.cond(
         many_moved & are_few, lambda: dot(memory.pairs, where(free, 0, s)), lambda: with_s
@@ -299,13 +301,14 @@ def _put_together(
 def _over_changed(
     pairs: PairRows,
     looked_at: Mask,
+    groups: jax.Array,
     changed: Mask,
     free: Mask,
     g: Vector,
     y_place: Integer,
     some: Boolean,
 ) -> tuple[MiddleMatrix, Coefficients, Coefficients]:
-    """Sums over the variables that are looked at, one after the other in one pass over the mask.
+    """Sums over the variables that are looked at, one after the other; only in `groups` is any.
 
     ``[Y; S] [Y; S]'`` and ``[Y; S] (g - y)`` over those that changed to free, less those that
     changed to active; and ``[Y; S] s`` over the active ones.
@@ -314,7 +317,11 @@ def _over_changed(
     s_place = len(pairs) // 2 + y_place
 
     def next_one(i: Integer) -> Integer:
-        return lax.while_loop(lambda i: (i < n) & ~at(looked_at, i), lambda i: i + 1, i)
+        def step(i: Integer) -> Integer:
+            group = i // GROUP
+            return where(at(groups, group), i + 1, (group + 1) * GROUP)
+
+        return lax.while_loop(lambda i: (i < n) & ~at(looked_at, i), step, i)
 
     # The column of the next one is carried: it stands in one place then, not along the history.
     def add(carry: _Changed) -> _Changed:

@@ -14,6 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+GROUP = 64
+"""Neighbours of which a loop over many variables knows whether it need look at them."""
+
 
 def at(A: jax.Array, i: jax.Array, axis: int = 0) -> jax.Array:
     """Entry i of a vector, row i of a matrix; without the axis."""
@@ -48,6 +51,11 @@ def put_entry(A: jax.Array, value: jax.Array, i: jax.Array, j: jax.Array) -> jax
 def taken(A: jax.Array, indices: jax.Array, axis: int = 0) -> jax.Array:
     """The entries (rows, columns) at all the indices; beyond the end, the last."""
     return jnp.take(A, indices, axis=axis, mode="clip")
+
+
+def grouped(v: jax.Array) -> jax.Array:
+    """Rows of `GROUP` neighbours of a vector; the last few that fill no row are in none."""
+    return v[: len(v) // GROUP * GROUP].reshape(-1, GROUP)
 
 
 def modulo(i: jax.Array, m: int) -> jax.Array:
