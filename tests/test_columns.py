@@ -26,6 +26,7 @@ def mixed(x, A, k):
     row = lax.dynamic_index_in_dim(B, k, keepdims=False)
     total, steps = lax.scan(lambda c, a: (0.5 * c + a, (c, c * y)), x[0], x)
     swapped, rows = lax.scan(lambda c, a: (c + a, c * a[0]), y, B)
+    products = lax.scan(lambda c, a: (c + jnp.sum(a), a @ y), 0 * x[0], A)
     outer = y[:, None] * x[None, :]
     _, looped = lax.while_loop(
         lambda c: c[0] < k, lambda c: (c[0] + 1, jnp.cos(c[1]) * jnp.max(c[1])), (0, y)
@@ -39,7 +40,21 @@ def mixed(x, A, k):
     switched = lax.switch(k, [jnp.sin, jnp.cos, lambda v: jnp.ones_like(v)], y)
     return [
         *(written, in_turn, either, jnp.zeros_like(A)),
-        *(short, y, B, row, total, steps, swapped, rows, outer, looped, branched, switched),
+        *(
+            short,
+            y,
+            B,
+            row,
+            total,
+            steps,
+            swapped,
+            rows,
+            products,
+            outer,
+            looped,
+            branched,
+            switched,
+        ),
         *(jnp.concatenate([x, short]), jnp.pad(x, (1, 2)), jnp.stack([x, y], axis=1), jnp.flip(y)),
         *(A.T, A.reshape(-1)[1:-1:2], A[:, 1:-1], x[None], jnp.squeeze(x[None]), B @ x, x @ B.T),
         *(jnp.sum(A, axis=1), jnp.max(A, axis=0), jnp.min(A), jnp.prod(x, axis=0), x[k], k * x),

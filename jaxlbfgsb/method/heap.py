@@ -19,7 +19,7 @@ from jaxlbfgsb.xla.indexing import at, put
 
 class Entry(NamedTuple):
     number: Scalar
-    index: Integer
+    index: Integer  # type: ignore[assignment]
 
     def comes_before(self, other: Entry) -> Boolean:
         is_equal = self.number == other.number

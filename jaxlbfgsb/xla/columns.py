@@ -124,7 +124,8 @@ def _is_reduction_of_many(eqn: Any) -> bool:
 def _side_by_side(eqn: Any, values: _Values) -> Any:
     """The four quarters of a vector to one, element by element, until one window holds it."""
     is_product = eqn.primitive.name == "dot_general"
-    column = values[0] * values[1] if is_product else values[0]
+    columns = [_column(v, x) for v, x in zip(eqn.invars, values, strict=True)]
+    column = columns[0] * columns[1] if is_product else columns[0]
     reduce, combine = _REDUCTIONS["reduce_sum" if is_product else eqn.primitive.name]
     rest = []
     while len(column) > WINDOW:
