@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxlbfgsb.types import Boolean, Integer, Mask, Scalar, Sides, Vector
 from jaxlbfgsb.xla.choice import where
+from jaxlbfgsb.xla.products import all_hold, greatest, least, total
 
 LARGEST_STEP = 1e10
 """No step is longer than this many times the direction (L-BFGS-B 3.0, `stpmx`)."""
@@ -57,11 +58,11 @@ def projected_gradient_norm(x: Vector, g: Vector, box: Box) -> Scalar:
     if box.lower is None or box.upper is None:
         return infinity_norm(g)
     to_bound = x - where(g < 0, box.upper, box.lower)
-    return jnp.max(jnp.minimum(jnp.abs(to_bound), jnp.abs(g)))
+    return greatest(jnp.minimum(jnp.abs(to_bound), jnp.abs(g)))
 
 
 def infinity_norm(v: Vector) -> Scalar:
-    return jnp.max(jnp.abs(v))
+    return greatest(jnp.abs(v))
 
 
 def are_same(a: Vector, b: Vector) -> Boolean:
@@ -86,7 +87,7 @@ def is_boxed(box: Box) -> Boolean:
 def _finite_bounds(lower: Vector, upper: Vector) -> Integer:
     """How many there are: XLA counts once for both questions."""
     each = jnp.isfinite(lower).astype(jnp.int32) + jnp.isfinite(upper).astype(jnp.int32)
-    return jnp.sum(each, dtype=jnp.int32)
+    return total(each)
 
 
 def is_nonempty(box: Box) -> Boolean:
@@ -94,7 +95,7 @@ def is_nonempty(box: Box) -> Boolean:
     if box.lower is None or box.upper is None:
         return jnp.asarray(True)
     lower, upper = box.lower, box.upper
-    return jnp.all((lower <= upper) & (lower < jnp.inf) & (upper > -jnp.inf))
+    return all_hold((lower <= upper) & (lower < jnp.inf) & (upper > -jnp.inf))
 
 
 def breakpoints(x: Vector, g: Vector, box: Box) -> Vector:
@@ -128,7 +129,7 @@ def largest_feasible_step(x: Vector, d: Vector, box: Box) -> Scalar:
     if box.lower is None or box.upper is None:
         return cap
     to_bound = where(d < 0, box.lower - x, box.upper - x)
-    return jnp.minimum(jnp.min(_ratio_or(cap, to_bound, d)), cap)
+    return jnp.minimum(least(_ratio_or(cap, to_bound, d)), cap)
 
 
 def active_bounds(x: Vector, g: Vector, box: Box) -> Sides:

@@ -34,7 +34,7 @@ from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.indexing import GROUP, at, grouped, taken
 from jaxlbfgsb.xla.kernel import SOME_VARIABLES, one_kernel, step_is_one_kernel
 from jaxlbfgsb.xla.platform import by_platform
-from jaxlbfgsb.xla.products import counted, dot
+from jaxlbfgsb.xla.products import counted, dot, least
 
 CHUNK = 512
 """Breakpoints crossed together, at least."""
@@ -97,7 +97,7 @@ def generalized_cauchy_point(x: Vector, g: Vector, box: Box, B: Model) -> Cauchy
     first = _Segment(
         t=jnp.zeros_like(f1),
         crossed=jnp.full_like(f1, -1, jnp.int32),
-        next_t=jnp.min(where(held, jnp.inf, t)),
+        next_t=least(where(held, jnp.inf, t)),
         f1=f1,
         f2=f2_start - dot(p, B.M_times(p)),
         p=p,
@@ -166,9 +166,9 @@ def _walk(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Se
 
     def cross(carry: tuple[_Segment, Scalar]) -> tuple[_Segment, Scalar]:
         s, G = carry
-        b = jnp.min(where((t == s.next_t) & ((t > s.t) | (index > s.crossed)), index, n))
+        b = least(where((t == s.next_t) & ((t > s.t) | (index > s.crossed)), index, n))
         G = G - at(d, b) ** 2
-        next_t = jnp.min(where((t > s.next_t) | ((t == s.next_t) & (index > b)), t, jnp.inf))
+        next_t = least(where((t > s.next_t) | ((t == s.next_t) & (index > b)), t, jnp.inf))
         return _crossed(s, G, next_t, d, B, floor, b), G
 
     return lax.while_loop(lambda carry: _goes_on(carry[0]), cross, (start, -start.f1))[0]

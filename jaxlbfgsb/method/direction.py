@@ -22,7 +22,7 @@ from jaxlbfgsb.types import Boolean, Scalar, Vector
 from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.kernel import replaced
 from jaxlbfgsb.xla.platform import by_platform
-from jaxlbfgsb.xla.products import dot
+from jaxlbfgsb.xla.products import dot, total
 
 ROWS_FOR_A_VARIABLE = 3
 """Of the history.  Where it has more, to factorise B takes no longer than to multiply with them."""
@@ -124,7 +124,7 @@ def _newton_where_all_are_free(
     def from_cauchy_point() -> tuple[Vector, Vector, Scalar, Boolean]:
         B = model(pairs)
         cauchy = generalized_cauchy_point(x, g, box, B)
-        free = jnp.sum(cauchy.free, dtype=jnp.int32)
+        free = total(cauchy.free.astype(jnp.int32))
         all_free, some_free = free == len(x), (free > 0) & (free < len(x))
         step = lax.cond(some_free, lambda: subspace_step(x, g, B, cauchy), lambda: nothing)
         return cauchy.xc, step, cauchy.fall, all_free

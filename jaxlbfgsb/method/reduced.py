@@ -13,7 +13,7 @@ from jaxlbfgsb.method.sums import are_of_y, are_over_free, are_used
 from jaxlbfgsb.types import Boolean, Coefficients, MiddleMatrix, Scalar
 from jaxlbfgsb.xla import small
 from jaxlbfgsb.xla.choice import where
-from jaxlbfgsb.xla.products import dot
+from jaxlbfgsb.xla.products import all_hold, dot
 
 LEAST_SHARE = 0.1
 """Of the free variables in the square of a pair, for a difference that keeps its digits."""
@@ -47,7 +47,7 @@ def restricted_products(
     free = where(are_over_free(ring), by_side, whole - by_side)
     free = where(used[:, None] & used[None, :], free, 0)
     share = jnp.diagonal(free) >= LEAST_SHARE * jnp.diagonal(whole)
-    is_accurate = jnp.all(share | ~used)
+    is_accurate = all_hold(share | ~used)
     return Mc, scale * dot(free, scale * Mc) - along * p, is_accurate
 
 

@@ -17,6 +17,7 @@ from jaxlbfgsb.status import Reason
 from jaxlbfgsb.types import Boolean, Integer, PyTree, Scalar, Vector
 from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.kernel import step_is_one_kernel
+from jaxlbfgsb.xla.products import all_hold
 
 
 class Phase(enum.IntEnum):
@@ -189,7 +190,7 @@ def is_running(state: State) -> Boolean:
 def refuse_invalid(state: State, box: Box, options: Options) -> State:
     """DONE at once where bounds or options that were traced turn out to be invalid."""
     tolerances = jnp.stack([options.ftol, options.gtol, options.gtol_rel])
-    options_ok = jnp.all(tolerances >= 0) & (options.maxls > 0)
+    options_ok = all_hold(tolerances >= 0) & (options.maxls > 0)
     reason = where(
         is_nonempty(box),
         where(options_ok, Reason.NOT_FINISHED, Reason.INVALID_OPTIONS),

@@ -16,7 +16,7 @@ from jaxlbfgsb.method.sums import Sums
 from jaxlbfgsb.types import Boolean, Scalar, Vector
 from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.kernel import replaced, unless
-from jaxlbfgsb.xla.products import dot
+from jaxlbfgsb.xla.products import dot, least
 
 LEAST_SLOPE = 1e-3
 """The projected step must descend at least this fraction as fast as the Cauchy step.
@@ -72,7 +72,7 @@ def into_the_box(
     def truncated() -> tuple[Vector, Scalar]:
         to_bound = where(step < 0, lower - xc, upper - xc)
         alphas = where(step == 0, jnp.inf, to_bound / where(step == 0, 1, step))
-        alpha = jnp.minimum(jnp.maximum(jnp.min(alphas), 0), 1)
+        alpha = jnp.minimum(jnp.maximum(least(alphas), 0), 1)
         at_bound = (alphas <= alpha) & (alpha < 1)
         bound = where(step < 0, lower, upper)
         xhat = where(at_bound, bound, project(xc + alpha * step, box))

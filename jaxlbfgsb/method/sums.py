@@ -35,7 +35,7 @@ from jaxlbfgsb.xla.choice import where
 from jaxlbfgsb.xla.indexing import GROUP, at, grouped, modulo, put
 from jaxlbfgsb.xla.kernel import one_kernel
 from jaxlbfgsb.xla.platform import by_platform
-from jaxlbfgsb.xla.products import counted, dot
+from jaxlbfgsb.xla.products import all_hold, counted, dot
 
 LEAST_LEFT = 1e-3
 """Of a sum from which variables were taken away, before it is summed anew."""
@@ -295,7 +295,7 @@ def _put_together(
     is_first = is_newest | ~(are_of_y(ring) | any_active)
     largest = where(is_first, diagonal, jnp.maximum(largest, diagonal))
     keeps_digits = (diagonal >= LEAST_LEFT * largest) | ~are_used(ring)
-    return products, largest, jnp.all(keeps_digits)
+    return products, largest, all_hold(keeps_digits)
 
 
 def _over_changed(

@@ -1,6 +1,8 @@
-"""Products in the full precision of the dtype, on every backend; and counts."""
+"""Products in the full precision of the dtype, on every backend; reductions; and counts."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +15,17 @@ FEW_ROWS = 32
 """Of a matrix.  XLA multiplies by tiles, whose rests are loops of single numbers; on a CPU a sum
 of so few rows takes about as long, and half as long where a rest is large."""
 
+FEW_NUMBERS = 8
+"""Of a vector.  They are put together one by one: for each reduction XLA sets up three buffers at
+every call.  With more the code grows longer than that is worth."""
+
 
 def dot(a: jax.Array, b: jax.Array) -> jax.Array:
     """``a b`` for vectors and matrices."""
     if a.ndim == 1 and b.ndim == 2 and len(a) <= FEW_ROWS and b.size < LARGEST_ARRAY:
         return by_platform(a, b, cpu=_sum_of_rows, default=_of_library)
+    if a.ndim == b.ndim == 1 and len(a) <= FEW_NUMBERS:
+        return total(a * b)
     return _of_library(a, b)
 
 
@@ -29,9 +37,47 @@ def _sum_of_rows(v: jax.Array, A: jax.Array) -> jax.Array:
     return jnp.sum(v[:, None] * A, axis=0)
 
 
+def total(v: jax.Array) -> jax.Array:
+    """The sum of a vector, in its dtype."""
+    return _reduced(v, lax.add, lax.reduce_sum)
+
+
+def least(v: jax.Array) -> jax.Array:
+    """The least number of a vector; NaN with one among them."""
+    return _reduced(v, lax.min, lax.reduce_min)
+
+
+def greatest(v: jax.Array) -> jax.Array:
+    """The greatest number of a vector; NaN with one among them."""
+    return _reduced(v, lax.max, lax.reduce_max)
+
+
+def all_hold(mask: jax.Array) -> jax.Array:
+    """True where a comparison holds for all numbers of a vector."""
+    return _reduced(mask, lax.bitwise_and, lax.reduce_and)
+
+
+def _reduced(
+    v: jax.Array,
+    combine: Callable[[jax.Array, jax.Array], jax.Array],
+    reduce: Callable[[jax.Array, Sequence[int]], jax.Array],
+) -> jax.Array:
+    """Half with half, until one number is left and those that were over."""
+    if not 0 < len(v) <= FEW_NUMBERS:
+        return reduce(v, (0,))
+    over = []
+    while len(v) > 1:
+        half = len(v) // 2
+        over += [v[2 * half :]] if len(v) % 2 else []
+        v = combine(v[:half], v[half : 2 * half])
+    for number in over:
+        v = combine(v, number)
+    return lax.squeeze(v, (0,))
+
+
 def counted(mask: jax.Array) -> jax.Array:
     """How many there are, for a comparison: float32, rounded from 2^24 on.
 
     Of integers XLA on CPU makes three programs; wider numbers take twice as long to pass over.
     """
-    return jnp.sum(mask, dtype=jnp.float32)
+    return total(mask.astype(jnp.float32))
