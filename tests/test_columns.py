@@ -40,21 +40,8 @@ def mixed(x, A, k):
     switched = lax.switch(k, [jnp.sin, jnp.cos, lambda v: jnp.ones_like(v)], y)
     return [
         *(written, in_turn, either, jnp.zeros_like(A)),
-        *(
-            short,
-            y,
-            B,
-            row,
-            total,
-            steps,
-            swapped,
-            rows,
-            products,
-            outer,
-            looped,
-            branched,
-            switched,
-        ),
+        *(short, y, B, row, total, steps, swapped, rows, products),
+        *(outer, looped, branched, switched),
         *(jnp.concatenate([x, short]), jnp.pad(x, (1, 2)), jnp.stack([x, y], axis=1), jnp.flip(y)),
         *(A.T, A.reshape(-1)[1:-1:2], A[:, 1:-1], x[None], jnp.squeeze(x[None]), B @ x, x @ B.T),
         *(jnp.sum(A, axis=1), jnp.max(A, axis=0), jnp.min(A), jnp.prod(x, axis=0), x[k], k * x),

@@ -46,7 +46,8 @@ HORIZON = 4
 """How far breakpoints are put in order, in steps to where the model would be least if none came."""
 
 _Search: TypeAlias = Callable[..., "_Segment"]
-"""From a segment as far as the model falls, given t, the first d, B and the least f2."""
+"""From a segment as far as the model falls, given t, the first d, B and the least f2; in many
+variables also the first breakpoint of each group of them, and the square of its d."""
 
 
 class CauchyPoint(NamedTuple):
@@ -202,7 +203,7 @@ def _in_a_kernel(search: _Search, elsewhere: _Search) -> _Search:
 
 def _cross_many(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
     """As far as the search goes in many variables."""
-    walk = _in_a_kernel(_walk_by_heap, elsewhere=lambda *args: _cross_chunks(*args[:-2]))
+    walk = _in_a_kernel(_walk_by_heap, elsewhere=_cross_chunks)
     first = jnp.min(grouped(where(t < 0, jnp.inf, t)), axis=1)
     squares = jnp.sum(grouped(d) ** 2, axis=1)
     return walk(start, t, d, B, floor, first, squares)
@@ -287,8 +288,10 @@ def _breakpoints_ahead(
     return _Ahead(heaped(entries, size), later, G)
 
 
-def _cross_chunks(start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar) -> _Segment:
-    """As far as the search goes from `start`: often no further than one small chunk."""
+def _cross_chunks(
+    start: _Segment, t: Vector, d: Vector, B: Model, floor: Scalar, *_: jax.Array
+) -> _Segment:
+    """The same without a heap and groups: often no further than one small chunk."""
     n = t.shape[0]
     size = min(CHUNK, n)
     share = n // CHUNKS_SHARE // TILE**2 * TILE**2  # of tiles, so that sums need no copy

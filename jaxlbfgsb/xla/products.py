@@ -68,7 +68,8 @@ def _reduced(
     over = []
     while len(v) > 1:
         half = len(v) // 2
-        over += [v[2 * half :]] if len(v) % 2 else []
+        if len(v) % 2:
+            over.append(v[2 * half :])
         v = combine(v[:half], v[half : 2 * half])
     for number in over:
         v = combine(v, number)
