@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 
 from jaxlbfgsb.types import Boolean, Integer, Scalar
 from jaxlbfgsb.xla.choice import where
@@ -158,8 +159,9 @@ def back_off(search: LineSearch) -> LineSearch:
     Not in the paper, which assumes a function that is finite everywhere.
     """
     s = search
-    factor = jnp.exp2(-(s.nonfinite + 1).astype(s.step.dtype))
-    step = s.best.step + factor * (s.step - s.best.step)
+    # By a shift, and so exactly: XLA makes exp2 of exp.
+    parts = lax.shift_left(jnp.int32(2), jnp.minimum(s.nonfinite, 29)).astype(s.step.dtype)
+    step = s.best.step + (s.step - s.best.step) / parts
     return s._replace(
         step=step,
         largest=jnp.maximum(step, s.best.step),
