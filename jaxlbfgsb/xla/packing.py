@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 
 _Tree = TypeVar("_Tree")
+_KINDS = ("arrays", "floats", "words", "flags")
 
 
 class Packed(NamedTuple):
@@ -46,12 +47,12 @@ class Packing(Generic[_Tree]):
         self.dtype = real[0] if real else np.dtype(np.float32)
         self.kinds = [self._kind(leaf, scalars_only) for leaf in self.leaves]
         self.arrays = self.kinds.count("arrays")
-        sizes = [self._size(*both) for both in zip(self.leaves, self.kinds, strict=True)]
-        self.floats, self._whole_words, flags = (
-            sum(size for size, kind in zip(sizes, self.kinds, strict=True) if kind == name)
-            for name in ("floats", "words", "flags")
-        )
-        self.words = self._whole_words + flags
+        self._sizes: dict[str, list[int]] = {name: [] for name in _KINDS}
+        for leaf, kind in zip(self.leaves, self.kinds, strict=True):
+            words = 2 if kind == "words" and leaf.dtype.itemsize == 8 else 1
+            self._sizes[kind].append(words * leaf.size)
+        self.floats = sum(self._sizes["floats"])
+        self.words = sum(self._sizes["words"] + self._sizes["flags"])
 
     def _kind(self, leaf: jax.ShapeDtypeStruct, scalars_only: bool) -> str:
         if scalars_only and leaf.ndim:
@@ -60,37 +61,33 @@ class Packing(Generic[_Tree]):
             return "flags"
         return "floats" if leaf.dtype == self.dtype else "words"
 
-    def _size(self, leaf: jax.ShapeDtypeStruct, kind: str) -> int:
-        return leaf.size * (2 if kind == "words" and leaf.dtype.itemsize == 8 else 1)
-
     def pack(self, tree: _Tree) -> Packed:
-        parts: dict[str, list[jax.Array]] = {"arrays": [], "floats": [], "words": [], "flags": []}
+        parts: dict[str, list[jax.Array]] = {name: [] for name in _KINDS}
         for leaf, kind in zip(jax.tree.leaves(tree), self.kinds, strict=True):
-            parts[kind].append(jnp.asarray(leaf))
-        words = [_to_words(leaf) for leaf in parts["words"]]
+            array = jnp.asarray(leaf)
+            array = _to_words(array) if kind == "words" else array
+            parts[kind].append(array if kind == "arrays" else _shaped(array, (array.size,)))
+        words = parts["words"]
         if parts["flags"]:  # together: each conversion by itself would be a program of XLA
-            words.append(_joined([leaf.ravel() for leaf in parts["flags"]], bool).astype(jnp.int32))
+            words.append(_joined(parts["flags"], bool).astype(jnp.int32))
         return Packed(
-            arrays=parts["arrays"],
-            floats=_joined([leaf.ravel() for leaf in parts["floats"]], self.dtype),
-            words=_joined(words, np.int32),
+            parts["arrays"], _joined(parts["floats"], self.dtype), _joined(words, np.int32)
         )
 
     def unpack(self, packed: Packed) -> _Tree:
-        arrays = iter(packed.arrays)
-        used = {"floats": 0, "words": 0, "flags": self._whole_words}
+        words = lax.split(packed.words, self._sizes["words"] + self._sizes["flags"])
+        parts = {
+            "arrays": iter(packed.arrays),
+            "floats": iter(lax.split(packed.floats, self._sizes["floats"])),
+            "words": iter(words),
+            "flags": iter(words[len(self._sizes["words"]) :]),
+        }
         leaves = []
         for leaf, kind in zip(self.leaves, self.kinds, strict=True):
-            if kind == "arrays":
-                leaves.append(next(arrays))
-                continue
-            size = self._size(leaf, kind)
-            source = packed.floats if kind == "floats" else packed.words
-            part = source[used[kind] : used[kind] + size]
-            used[kind] += size
-            if kind != "floats":
+            part = next(parts[kind])
+            if kind in ("words", "flags"):
                 part = _from_words(part, leaf.dtype)
-            leaves.append(part.reshape(leaf.shape))
+            leaves.append(part if kind == "arrays" else _shaped(part, leaf.shape))
         return jax.tree.unflatten(self.tree, leaves)
 
     def position(self, name: str) -> int:
@@ -105,8 +102,8 @@ def _joined(parts: list[jax.Array], dtype: Any) -> jax.Array:
 
 def _to_words(leaf: jax.Array) -> jax.Array:
     if leaf.dtype.itemsize < 4:  # short integers
-        return leaf.ravel().astype(jnp.int32)
-    return lax.bitcast_convert_type(leaf, jnp.int32).ravel()
+        return leaf.astype(jnp.int32)
+    return leaf if leaf.dtype == np.int32 else lax.bitcast_convert_type(leaf, jnp.int32)
 
 
 def _from_words(words: jax.Array, dtype: Any) -> jax.Array:
@@ -114,4 +111,10 @@ def _from_words(words: jax.Array, dtype: Any) -> jax.Array:
         return words != 0
     if dtype.itemsize < 4:
         return words.astype(dtype)
+    if dtype == np.int32:
+        return words
     return lax.bitcast_convert_type(words.reshape(-1, 2) if dtype.itemsize == 8 else words, dtype)
+
+
+def _shaped(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return array if array.shape == shape else lax.reshape(array, shape)
