@@ -129,10 +129,10 @@ def _side_by_side(eqn: Any, values: _Values) -> Any:
     reduce, combine = _REDUCTIONS["reduce_sum" if is_product else eqn.primitive.name]
     rest = []
     while len(column) > WINDOW:
-        quarter = len(column) // 4
-        if len(column) > 4 * quarter:
-            rest.append(column[4 * quarter :])
-        first, second, third, fourth = (column[i * quarter : (i + 1) * quarter] for i in range(4))
+        quarter, over = divmod(len(column), 4)
+        first, second, third, fourth, last = lax.split(column, (*[quarter] * 4, over))
+        if over:
+            rest.append(last)
         column = combine(combine(first, second), combine(third, fourth))
         column = lax.optimization_barrier(column)  # else XLA makes one reduction of all
     if rest:
