@@ -538,6 +538,19 @@ class TestCaching:
         assert before is not None
         assert fingerprint(outer) == before
 
+    def test_what_moves_from_one_container_to_the_next_counts(self):
+        """Taken apart one after the other, they hold the same objects in the same order."""
+        first, second = [list], []
+
+        def f(x):
+            return jnp.sum((x - len(first) + 2 * len(second)) ** 2)
+
+        before = fingerprint(f)
+        assert minimize(f, jnp.zeros(2)).x[0] == pytest.approx(1)
+        second.append(first.pop())
+        assert fingerprint(f) != before
+        assert minimize(f, jnp.zeros(2)).x[0] == pytest.approx(-2)
+
     def test_a_float64_start_where_jax_computes_in_float32(self):
         """No warning, the tolerances of float32, and none of them left for float64."""
 

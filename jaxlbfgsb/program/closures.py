@@ -23,7 +23,7 @@ import operator
 import os
 import sysconfig
 import types
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -50,8 +50,8 @@ _PLAIN = (type(None), bool, int, str, bytes, type(Ellipsis))
 _BY_IDENTITY = (type, types.CodeType, types.ModuleType, jax.Array, np.ufunc, np.dtype)
 
 
-_Parts: TypeAlias = tuple[Callable[[Any], tuple[Any, ...]], Any, tuple[Any, ...]]
-"""How to take a value apart, the value, its parts."""
+_TakenApart: TypeAlias = Callable[[Any], Sequence[Any]]
+"""From a value to its parts."""
 
 
 class _Opaque(Exception):
@@ -98,15 +98,24 @@ class _Remembered(NamedTuple):
 
     roots: tuple[Any, ...]
     fingerprint: Fingerprint
-    parts: list[_Parts]
+    values: list[tuple[_TakenApart, Any]]
+    parts: list[Any]
+    """Of all values, with `_END` after those of each."""
     arrays: list[tuple[np.ndarray, Hashable]]
 
     def holds(self) -> bool:
-        for parts_of, value, then in self.parts:
-            now = parts_of(value)
-            if len(now) != len(then) or not all(map(operator.is_, now, then)):
-                return False
+        now = _parts(self.values)
+        if len(now) != len(self.parts) or not all(map(operator.is_, now, self.parts)):
+            return False
         return all(_content_of(array) == then for array, then in self.arrays)
+
+
+def _parts(values: list[tuple[_TakenApart, Any]]) -> list[Any]:
+    found: list[Any] = []
+    for parts_of, value in values:
+        found += parts_of(value)
+        found.append(_END)
+    return found
 
 
 _remembered: Recent[_Remembered] = Recent(REMEMBERED)
@@ -127,7 +136,8 @@ def fingerprint(*values: Any) -> Fingerprint | None:
         return None
     found = Fingerprint(tuple(walk.pieces))
     if walk.nbytes <= LARGEST_KEPT:
-        _remembered.put(identity, _Remembered(roots, found, walk.parts, walk.arrays))
+        remembered = _Remembered(roots, found, walk.values, walk.parts, walk.arrays)
+        _remembered.put(identity, remembered)
     return found
 
 
@@ -145,7 +155,8 @@ class _Walk:
         self.seen: dict[int, int] = {}
         self.keep: list[Any] = []
         self.pieces: list[Hashable] = []
-        self.parts: list[_Parts] = []
+        self.values: list[tuple[_TakenApart, Any]] = []
+        self.parts: list[Any] = []
         self.arrays: list[tuple[np.ndarray, Hashable]] = []
         self.nbytes = 0
 
@@ -194,7 +205,7 @@ class _Walk:
             if not all(isinstance(item, _PLAIN) for item in value):
                 raise _Opaque
             self.pieces.append(frozenset(value))
-            self.parts.append((tuple, value, tuple(value)))
+            self._remember(tuple, value, tuple(value))
         elif isinstance(value, dict):
             self._visit_parts(value, _parts_of_dict)
         elif isinstance(value, tuple | list):
@@ -207,13 +218,17 @@ class _Walk:
         else:
             raise _Opaque
 
-    def _visit_parts(self, value: Any, parts_of: Callable[[Any], tuple[Any, ...]]) -> None:
+    def _visit_parts(self, value: Any, parts_of: _TakenApart) -> None:
         parts = parts_of(value)
         if type(value) is not tuple:  # which can't change
-            self.parts.append((parts_of, value, parts))
+            self._remember(parts_of, value, parts)
         self.pieces.append((parts_of, len(parts)))
         for part in parts:
             self.visit(part)
+
+    def _remember(self, parts_of: _TakenApart, value: Any, parts: Sequence[Any]) -> None:
+        self.values.append((parts_of, value))
+        self.parts += (*parts, _END)
 
 
 def _content_of(array: np.ndarray | np.generic) -> Hashable:
@@ -223,18 +238,18 @@ def _content_of(array: np.ndarray | np.generic) -> Hashable:
 # The parts of a value are all that tell it from others of its kind.
 
 
-def _parts_of_function(function: types.FunctionType) -> tuple[Any, ...]:
+def _parts_of_function(function: types.FunctionType) -> list[Any]:
     code = function.__code__
     cells, names = _reads(code)
-    closure, variables = function.__closure__ or (), function.__globals__
-    return (
-        code,
-        function.__defaults__,
-        function.__kwdefaults__,
-        *[_content(closure[i]) for i in cells],
-        *[variables.get(name, _MISSING) for name in names],
-        *_attributes(function),
-    )
+    parts: list[Any] = [code, function.__defaults__, function.__kwdefaults__]
+    if cells:
+        closure = function.__closure__ or ()
+        parts += [_content(closure[i]) for i in cells]
+    if names:
+        value_of = function.__globals__.get
+        parts += [value_of(name, _MISSING) for name in names]
+    parts += _attributes(function)
+    return parts
 
 
 def _parts_of_method(method: types.MethodType) -> tuple[Any, ...]:
@@ -246,7 +261,7 @@ def _parts_of_partial(partial: functools.partial[Any]) -> tuple[Any, ...]:
 
 
 def _parts_of_wrapper(wrapper: Any) -> tuple[Any, ...]:
-    return (wrapper.__wrapped__,)
+    return (getattr(wrapper, "__wrapped__", _MISSING),)
 
 
 def _parts_of_dict(container: dict[Any, Any]) -> tuple[Any, ...]:
@@ -260,8 +275,10 @@ def _parts_of_sequence(container: tuple[Any, ...] | list[Any]) -> tuple[Any, ...
 def _parts_of_object(value: Any) -> tuple[Any, ...]:
     """An instance of classes written in Python: its attributes are all there is."""
     kind: Any = type(value)
-    slots = [getattr(value, slot, _MISSING) for slot in _slots(kind)]
-    return (kind, *slots, *_attributes(value))
+    slots = _slots(kind)
+    if not slots:
+        return (kind, *_attributes(value))
+    return (kind, *[getattr(value, slot, _MISSING) for slot in slots], *_attributes(value))
 
 
 def _attributes(value: Any) -> tuple[Any, ...]:
@@ -278,6 +295,8 @@ def _content(cell: types.CellType) -> Any:
 
 _MISSING = type("_MISSING", (), {})
 """Stands where a value could be and is not; a class, so that it counts by identity."""
+_END = type("_END", (), {})
+"""Stands after the parts of a value, and nowhere else."""
 
 
 @functools.lru_cache(maxsize=1024)
