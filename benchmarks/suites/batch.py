@@ -24,7 +24,6 @@ LIMITS = Limits()
 EFFORT = Effort(limit=30, most=9)
 SCIPY_LANES = 200
 """The loop over SciPy solves so many lanes, and its time is scaled to all."""
-JAXOPT_UP_TO = 1000
 SINGLE = 20
 """Lanes that are solved once more, each by itself."""
 BATCH, VMAP = "minimize_batch", "jit(vmap(minimize))"
@@ -131,8 +130,6 @@ def _measure(n: int, B: int, effort: Effort) -> list[Row]:
         notes[BATCH] = "not in this version of jaxlbfgsb"
     if not JAXOPT.installed:
         notes[f"vmap({JAXOPT.name})"] = "not installed"
-    elif B > JAXOPT_UP_TO:
-        notes[f"vmap({JAXOPT.name})"] = f"left out: B > {JAXOPT_UP_TO}"
     rows: list[Row] = [{"n": n, "B": B, "solver": k, "note": v} for k, v in notes.items()]
     solves = {key: make(lanes) for key, make in makers.items() if key not in notes}
     ours = next(iter(solves.values()))
