@@ -50,7 +50,10 @@ def _is_long_loop(eqn: Any) -> bool:
 
 
 def _is_long(v: Any) -> bool:
-    return bool(v.aval.ndim) and v.aval.shape[-1] >= LONG
+    shape = v.aval.shape
+    if len(shape) == 2 and shape[0] + 1 == shape[1] < WINDOW:
+        return False  # rows of ``[A, b]``, with one number over, are faster unrolled
+    return bool(shape) and shape[-1] >= LONG
 
 
 def _column(v: Any, value: Any) -> Any:
@@ -122,18 +125,18 @@ def _is_reduction_of_many(eqn: Any) -> bool:
 
 
 def _side_by_side(eqn: Any, values: _Values) -> Any:
-    """The four quarters of a vector to one, element by element, until one window holds it."""
+    """The halves of a vector to one, element by element, until one window holds it."""
     is_product = eqn.primitive.name == "dot_general"
     columns = [_column(v, x) for v, x in zip(eqn.invars, values, strict=True)]
     column = columns[0] * columns[1] if is_product else columns[0]
     reduce, combine = _REDUCTIONS["reduce_sum" if is_product else eqn.primitive.name]
     rest = []
     while len(column) > WINDOW:
-        quarter, over = divmod(len(column), 4)
-        first, second, third, fourth, last = lax.split(column, (*[quarter] * 4, over))
+        half, over = divmod(len(column), 2)
+        first, second, last = lax.split(column, (half, half, over))
         if over:
             rest.append(last)
-        column = combine(combine(first, second), combine(third, fourth))
+        column = combine(first, second)
         column = lax.optimization_barrier(column)  # else XLA makes one reduction of all
     if rest:
         column = lax.concatenate([column, *rest], 0)
