@@ -11,6 +11,7 @@ from jaxlbfgsb.xla.columns import LONG, WINDOW, in_columns
 
 LENGTHS = [
     (LONG, np.float32),
+    (WINDOW - 1, np.float32),
     (WINDOW, np.float64),
     (WINDOW + 1, np.float32),
     (4 * WINDOW + 3, np.float64),
@@ -73,9 +74,11 @@ def assert_same(got, expected, dtype):
 
 
 @pytest.mark.parametrize(("n", "dtype"), LENGTHS)
-def test_columns_change_nothing(n, dtype):
+@pytest.mark.parametrize("rows", [3, -1])
+def test_columns_change_nothing(n, rows, dtype):
+    """Also with a row for each number but one: such a matrix is none of columns."""
     rng = np.random.default_rng(n)
-    x, A = (jnp.asarray(rng.uniform(-1, 1, shape), dtype) for shape in ((n,), (3, n)))
+    x, A = (jnp.asarray(rng.uniform(-1, 1, shape), dtype) for shape in ((n,), (rows % n, n)))
     as_columns, as_it_stands = jax.jit(in_columns(mixed)), jax.jit(mixed)
     for k in range(3):
         args = x, A, jnp.asarray(k)

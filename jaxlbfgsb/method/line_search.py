@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 
 from jaxlbfgsb.types import Boolean, Integer, Scalar
 from jaxlbfgsb.xla.choice import where
@@ -159,8 +158,8 @@ def back_off(search: LineSearch) -> LineSearch:
     Not in the paper, which assumes a function that is finite everywhere.
     """
     s = search
-    # By a shift, and so exactly: XLA makes exp2 of exp.
-    parts = lax.shift_left(jnp.int32(2), jnp.minimum(s.nonfinite, 29)).astype(s.step.dtype)
+    # By a shift, as far as int32 goes, and so exactly: XLA makes exp2 of exp.
+    parts = (2 << jnp.minimum(s.nonfinite, 29)).astype(s.step.dtype)
     step = s.best.step + (s.step - s.best.step) / parts
     return s._replace(
         step=step,

@@ -50,7 +50,7 @@ _PLAIN = (type(None), bool, int, str, bytes, type(Ellipsis))
 _BY_IDENTITY = (type, types.CodeType, types.ModuleType, jax.Array, np.ufunc, np.dtype)
 
 
-_TakenApart: TypeAlias = Callable[[Any], Sequence[Any]]
+_PartsOf: TypeAlias = Callable[[Any], Sequence[Any]]
 """From a value to its parts."""
 
 
@@ -98,7 +98,7 @@ class _Remembered(NamedTuple):
 
     roots: tuple[Any, ...]
     fingerprint: Fingerprint
-    values: list[tuple[_TakenApart, Any]]
+    values: list[tuple[_PartsOf, Any]]
     parts: list[Any]
     """Of all values, with `_END` after those of each."""
     arrays: list[tuple[np.ndarray, Hashable]]
@@ -110,7 +110,7 @@ class _Remembered(NamedTuple):
         return all(_content_of(array) == then for array, then in self.arrays)
 
 
-def _parts(values: list[tuple[_TakenApart, Any]]) -> list[Any]:
+def _parts(values: list[tuple[_PartsOf, Any]]) -> list[Any]:
     found: list[Any] = []
     for parts_of, value in values:
         found += parts_of(value)
@@ -155,7 +155,7 @@ class _Walk:
         self.seen: dict[int, int] = {}
         self.keep: list[Any] = []
         self.pieces: list[Hashable] = []
-        self.values: list[tuple[_TakenApart, Any]] = []
+        self.values: list[tuple[_PartsOf, Any]] = []
         self.parts: list[Any] = []
         self.arrays: list[tuple[np.ndarray, Hashable]] = []
         self.nbytes = 0
@@ -218,7 +218,7 @@ class _Walk:
         else:
             raise _Opaque
 
-    def _visit_parts(self, value: Any, parts_of: _TakenApart) -> None:
+    def _visit_parts(self, value: Any, parts_of: _PartsOf) -> None:
         parts = parts_of(value)
         if type(value) is not tuple:  # which can't change
             self._remember(parts_of, value, parts)
@@ -226,7 +226,7 @@ class _Walk:
         for part in parts:
             self.visit(part)
 
-    def _remember(self, parts_of: _TakenApart, value: Any, parts: Sequence[Any]) -> None:
+    def _remember(self, parts_of: _PartsOf, value: Any, parts: Sequence[Any]) -> None:
         self.values.append((parts_of, value))
         self.parts += (*parts, _END)
 
