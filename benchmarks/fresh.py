@@ -1,6 +1,7 @@
 """Measurements that need a process of their own; each prints one line of JSON.
 
 python -m benchmarks.fresh first-call SOLVER N
+python -m benchmarks.fresh first-call-synchronous SOLVER N
 python -m benchmarks.fresh memory PROBLEM N
 """
 
@@ -82,6 +83,12 @@ def first_call(solver: str, n: int) -> dict[str, Any]:
     return {"first_call": took, "traces": counted.traces, "warm": warm}
 
 
+def synchronous_first_call(solver: str, n: int) -> dict[str, Any]:
+    """The same where JAX runs programs in the thread that calls them."""
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    return first_call(solver, n)
+
+
 def peak_memory(problem_name: str, n: int) -> dict[str, Any]:
     """The highest resident memory of a solve above that of one evaluation, in numbers."""
     problem = PROBLEMS[problem_name](n)
@@ -113,9 +120,16 @@ def _peak() -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
+MODES: Mapping[str, Callable[[str, int], dict[str, Any]]] = {
+    "first-call": first_call,
+    "first-call-synchronous": synchronous_first_call,
+    "memory": peak_memory,
+}
+
+
 def main(mode: str, name: str, n: str) -> None:
     jax.config.update("jax_enable_x64", True)
-    print(json.dumps({"first-call": first_call, "memory": peak_memory}[mode](name, int(n))))
+    print(json.dumps(MODES[mode](name, int(n))))
 
 
 if __name__ == "__main__":

@@ -246,7 +246,7 @@ def result_of(state: State, box: Box, options: Options) -> OptimizeResult:
         success=status == 0,
         nit=state.nit,
         nfev=state.nfev,
-        hess_inv=InverseHessian(state.memory),
+        hess_inv=InverseHessian.of(state.memory),
         pg_norm=state.pg_norm,
         active=active_bounds(state.x, state.gradient, box),
     )

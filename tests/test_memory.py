@@ -102,7 +102,12 @@ def test_both_ways_to_write_agree(m, stored, brief, dtype):
 def test_what_few_variables_need_of_the_products(m, dtype):
     """``s'y`` and ``y'y``: B, H and its diagonal are those of a memory with all of them."""
     rng = np.random.default_rng(49 + m)
-    of_inverse = jax.jit(lambda k: (InverseHessian(k).todense(), InverseHessian(k).diagonal()))
+
+    @jax.jit
+    def of_inverse(kept):
+        H = InverseHessian.of(kept)
+        return H.todense(), H.diagonal()
+
     kept = histories.empty(N, m, np.dtype(dtype))
     part = memory.empty(N, m, np.dtype(dtype), brief=True)
     for s, y in histories.rounded(oracles.random_pairs(rng, N, m + 3), dtype):

@@ -20,10 +20,9 @@ PAIRS = 9
 """Of first calls of ours and of jaxopt."""
 OTHERS = 3
 """First calls in each other way."""
-SYNCHRONOUS = "JAX_CPU_ENABLE_ASYNC_DISPATCH=false"
-"""Programs run where they are called, not in another thread."""
+SYNCHRONOUS = "jax_cpu_enable_async_dispatch=False"
+"""The setting of JAX with which programs run where they are called, not in another thread."""
 FLAGS = (
-    SYNCHRONOUS,
     "--xla_backend_optimization_level=0",
     "--xla_backend_optimization_level=1",
     "--xla_llvm_disable_expensive_passes=true",
@@ -32,6 +31,7 @@ FLAGS = (
     "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1048576",
 )
 """What XLA could be told; reported beside the figures of JAX as installed, in few variables."""
+OTHER_WAYS = (SYNCHRONOUS, *FLAGS)
 COLUMNS = "way n solver first_call traces warm ratio pairs note".split()
 SETTINGS = {
     "function": "the bounded Rosenbrock sum",
@@ -50,8 +50,8 @@ def tasks(options: Options) -> list[Task]:
         chosen.append((f"as installed, n = {n}", functools.partial(_installed, n, pairs)))
         if not options.quick:
             chosen.append((f"cache, n = {n}", functools.partial(_cached, n, others)))
-            flags = FLAGS if n <= SIZES[1] else ()
-            chosen += [(f"{f}, n = {n}", functools.partial(_flag, f, n, others)) for f in flags]
+            ways = OTHER_WAYS if n <= SIZES[1] else ()
+            chosen += [(f"{w}, n = {n}", functools.partial(_told, w, n, others)) for w in ways]
     return chosen
 
 
@@ -91,11 +91,11 @@ def _cached(n: int, pairs: int) -> list[Row]:
     ]
 
 
-def _flag(flag: str, n: int, pairs: int) -> list[Row]:
-    name, value = flag.split("=", 1) if flag == SYNCHRONOUS else ("XLA_FLAGS", flag)
-    env = NO_CACHE | {name: value}
-    runs = [spawn("first-call", OURS.name, n, env=env) for _ in range(pairs)]
-    return [_row(flag, n, OURS.name, runs)]
+def _told(way: str, n: int, pairs: int) -> list[Row]:
+    mode = "first-call-synchronous" if way == SYNCHRONOUS else "first-call"
+    env = NO_CACHE if way == SYNCHRONOUS else NO_CACHE | {"XLA_FLAGS": way}
+    runs = [spawn(mode, OURS.name, n, env=env) for _ in range(pairs)]
+    return [_row(way, n, OURS.name, runs)]
 
 
 def _row(way: str, n: int, solver: str, runs: list[Mapping[str, Any]]) -> Row:

@@ -95,7 +95,7 @@ class LBFGSBState(NamedTuple):
     @property
     def hess_inv(self) -> InverseHessian:
         """The inverse of the Hessian that the pairs stored make up."""
-        return InverseHessian(self.machine.memory)
+        return InverseHessian.of(self.machine.memory)
 
 
 class OptStep(NamedTuple):

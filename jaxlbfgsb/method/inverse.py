@@ -97,8 +97,14 @@ def _factors(
 
 
 @jax.jit
-def _times(memory: Memory, v: jax.Array) -> jax.Array:
+def _count(H: InverseHessian) -> Integer:
+    return H.memory.count
+
+
+@jax.jit
+def _times(H: InverseHessian, v: jax.Array) -> jax.Array:
     """``H v``, or of each column."""
+    memory = H.memory
     if v.ndim == 1:
         return inverse_times(memory, v)
     if step_is_one_kernel(*memory.pairs.shape):
@@ -112,8 +118,9 @@ def _times(memory: Memory, v: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _oldest_first(memory: Memory) -> tuple[jax.Array, jax.Array]:
+def _oldest_first(H: InverseHessian) -> tuple[jax.Array, jax.Array]:
     """The rows s and the rows y."""
+    memory = H.memory
     m = memory.pairs.shape[0] // 2
     place = modulo(memory.place + jnp.arange(m, dtype=jnp.int32), m)
     used = (jnp.arange(m) >= m - memory.count)[:, None]
@@ -122,8 +129,8 @@ def _oldest_first(memory: Memory) -> tuple[jax.Array, jax.Array]:
 
 
 @jax.jit
-def _diagonal(memory: Memory) -> Vector:
-    memory = with_all_products(memory)
+def _diagonal(H: InverseHessian) -> Vector:
+    memory = with_all_products(H.memory)
     m = memory.pairs.shape[0] // 2
     R, middle, newest_first, used = _factors(
         memory.products, memory.theta, memory.place, memory.count
@@ -158,49 +165,73 @@ class InverseHessian:
     [1.0, 2.0]
     """
 
-    memory: Memory
+    pairs: Any
+    """``[Y; S]``, shape (2 maxcor, n)."""
+    numbers: Any
+    """All else that the memory holds, in one array: a call pays for each array that it returns."""
+
+    @classmethod
+    def of(cls, memory: Memory) -> InverseHessian:
+        """The inverse of the B that a memory holds."""
+        pairs, *others = memory
+        numbers = [jnp.ravel(part).astype(pairs.dtype) for part in others]
+        return cls(pairs, jnp.concatenate(numbers))
+
+    @property
+    def memory(self) -> Memory:
+        """The memory, with the leading axes that the fields have after `vmap`."""
+        rows = self.pairs.shape[-2]
+        products, others = self.numbers[..., :-3], self.numbers[..., -3:]
+        axes = (2, rows // 2) if products.shape[-1] == rows else (rows, rows)
+        return Memory(
+            self.pairs,
+            products.reshape(*products.shape[:-1], *axes),
+            theta=others[..., 0],
+            count=others[..., 1].astype(jnp.int32),
+            place=others[..., 2].astype(jnp.int32),
+        )
 
     @property
     def shape(self) -> tuple[int, int]:
-        n = self.memory.pairs.shape[-1]
+        n = self.pairs.shape[-1]
         return n, n
 
     @property
     def dtype(self) -> np.dtype:
-        return np.dtype(self.memory.pairs.dtype)
+        return np.dtype(self.pairs.dtype)
 
     @property
     def n_corrs(self) -> Any:
         """Pairs stored, an int32 scalar, at most `maxcor`."""
-        return self.memory.count
+        return _count(self)
 
     @property
     def s(self) -> jax.Array:
         """Steps, shape (maxcor, n), oldest first; zero rows in front of them if fewer."""
-        return _oldest_first(self.memory)[0]
+        return _oldest_first(self)[0]
 
     @property
     def y(self) -> jax.Array:
         """Differences of gradients, shape (maxcor, n), in the order of `s`."""
-        return _oldest_first(self.memory)[1]
+        return _oldest_first(self)[1]
 
     def __matmul__(self, v: Any) -> jax.Array:
         """``H v`` for a raveled v of shape (n,) or a matrix of shape (n, k)."""
-        v = jnp.asarray(v, self.memory.pairs.dtype)
+        v = jnp.asarray(v, self.pairs.dtype)
         if v.ndim not in (1, 2) or v.shape[0] != self.shape[0]:
             raise ValueError(
                 f"The operator has shape {self.shape}; it was given an array of shape {v.shape}. "
                 "Ravel a pytree first, with jax.flatten_util.ravel_pytree."
             )
-        return _times(self.memory, v)
+        return _times(self, v)
 
     def todense(self) -> jax.Array:
         """The matrix, shape (n, n)."""
-        return self @ jnp.eye(self.shape[0], dtype=self.memory.pairs.dtype)
+        return self @ jnp.eye(self.shape[0], dtype=self.pairs.dtype)
 
     def diagonal(self) -> jax.Array:
         """The diagonal, shape (n,), without the matrix."""
-        return _diagonal(self.memory)
+        return _diagonal(self)
 
     def __repr__(self) -> str:
         return f"<InverseHessian of shape {self.shape}, dtype {self.dtype}>"
