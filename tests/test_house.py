@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxlbfgsb"
 ORDER = """
 types status
-xla.choice xla.indexing xla.varying xla.batching xla.packing xla.platform xla.fits xla.columns
-xla.kernel xla.products xla.small xla.lanes
+xla.choice xla.indexing xla.varying xla.batching xla.packing xla.platform xla.fits xla.products
+xla.columns xla.kernel xla.small xla.lanes
 method.chunks method.heap method.box method.memory method.sums method.reduced method.model
 method.inverse method.cauchy method.subspace method.direction method.line_search
 method.stopping method.state method.ending method.decisions method.core

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,83 +14,76 @@ from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.method.core import advance
 from jaxlbfgsb.method.ending import halt
 from jaxlbfgsb.method.state import Event, Options, Phase, State, init
-from jaxlbfgsb.method.sums import unknown_sums
 from jaxlbfgsb.options import checked_maxcor, checked_options, strict_options
 from jaxlbfgsb.precision import precision_of
-from jaxlbfgsb.pytrees import BoundLeaves, checked_bounds, checked_x0, raveled_box
+from jaxlbfgsb.pytrees import BoundLeaves, checked_bounds, checked_x0, is_bounded, raveled_box
 from jaxlbfgsb.result import OptimizeResult, result_of
 from jaxlbfgsb.status import TABLE, Reason
 from jaxlbfgsb.xla.kernel import one_kernel, step_is_one_kernel
-from jaxlbfgsb.xla.packing import Packed, Packing
+from jaxlbfgsb.xla.packing import Packed, Packing, Place
 
 
-@functools.cache
-def _packing(dtype: np.dtype, sums: bool | None) -> Packing[State]:
-    """Of a state in any number of variables: its scalars together, its arrays as they are.
+class _Run(NamedTuple):
+    """All that a run goes on with."""
 
-    `sums` is None where the state carries none on, else whether these are for a run with bounds.
-    """
-
-    def example() -> State:
-        state = init(jnp.zeros(1, dtype), Box(None, None), 1)
-        if sums is None:
-            return state
-        return state._replace(sums=unknown_sums(1, 1, dtype, bounded=sums))
-
-    with precision_of(dtype):
-        return Packing(jax.eval_shape(example), scalars_only=True)
+    state: State
+    box: Box
+    options: Options
 
 
-def _pack(state: State) -> Packed:
-    sums = None if state.sums is None else state.sums.free is not None
-    return _packing(state.x.dtype, sums).pack(state)
+@functools.lru_cache(maxsize=64)
+def _packing(m: int, n: int, dtype: np.dtype, bounded: bool) -> Packing[_Run]:
+    """As few arrays as can be; none that is large is copied."""
+
+    def example() -> _Run:
+        x = jnp.zeros(n, dtype)
+        box = Box(x, x) if bounded else Box(None, None)
+        options = Options(*(jnp.zeros(()),) * 6)
+        return _Run(init(x, box, m), box, strict_options(options, dtype))
+
+    in_one = step_is_one_kernel(2 * m, n, bounded=bounded)
+    return Packing(jax.eval_shape(example), scalars_only=not in_one)
 
 
-def _packing_of(packed: Packed) -> Packing[State]:
-    kinds = (_packing(np.dtype(packed.floats.dtype), sums) for sums in (None, False, True))
-    return next(packing for packing in kinds if packing.arrays == len(packed.arrays))
+# Each is one program: to dispatch its operations one by one takes longer than many a run.
 
 
-def _unpack(packed: Packed) -> State:
-    return _packing_of(packed).unpack(packed)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _begin(
+    packing: Packing[_Run],
+    m: int,
+    x0: jax.Array,
+    lower: BoundLeaves,
+    upper: BoundLeaves,
+    options: Options,
+) -> Packed:
+    box = raveled_box(lower, upper, [x0])
+    return packing.pack(_Run(init(x0.ravel(), box, m), box, strict_options(options, x0.dtype)))
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _advance(
+    packing: Packing[_Run], packed: Packed, told: jax.Array, evaluations: jax.Array
+) -> Packed:
+    """Given the value and the gradient in one array."""
+
+    def step(packed: Packed, told: jax.Array, evaluations: jax.Array) -> Packed:
+        run = packing.unpack(packed)
+        state = advance(run.state, told[0], told[1:], run.box, run.options, evaluations)
+        return packing.pack(run._replace(state=state))
+
+    return (step if packing.arrays else one_kernel(step))(packed, told, evaluations)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _begin(
-    m: int, x0: jax.Array, lower: BoundLeaves, upper: BoundLeaves, options: Options
-) -> tuple[Packed, Box, Options]:
-    """One program: to dispatch its operations one by one takes longer than many a run."""
-    box = raveled_box(lower, upper, [x0])
-    return _pack(init(x0.ravel(), box, m)), box, strict_options(options, x0.dtype)
+def _halt(packing: Packing[_Run], packed: Packed) -> Packed:
+    run = packing.unpack(packed)
+    return packing.pack(run._replace(state=halt(run.state)))
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _advance(
-    packed: Packed,
-    value: jax.Array,
-    gradient: jax.Array,
-    box: Box,
-    options: Options,
-    evaluations: jax.Array,
-) -> Packed:
-    state = _unpack(packed)
-    in_one = step_is_one_kernel(*state.memory.pairs.shape, bounded=not box.is_everything)
-    step = one_kernel(advance) if in_one else advance
-    return _pack(step(state, value, gradient, box, options, evaluations))
-
-
-@jax.jit
-def _halt(packed: Packed) -> Packed:
-    return _pack(halt(_unpack(packed)))
-
-
-@jax.jit
-def _result(packed: Packed, box: Box, options: Options) -> OptimizeResult:
-    return result_of(_unpack(packed), box, options)
-
-
-_LOOKED_AT = ("phase", "event", "reason", "trial", "x", "value")
-"""Fields of a packed state that are read without a program."""
+@functools.partial(jax.jit, static_argnums=0)
+def _result(packing: Packing[_Run], packed: Packed) -> OptimizeResult:
+    return result_of(*packing.unpack(packed))
 
 
 class AskTell:
@@ -146,13 +139,11 @@ class AskTell:
         with precision_of(x0.dtype):
             lower, upper = checked_bounds(bounds, x0)
             options = checked_options(x0.dtype, ftol, gtol, gtol_rel, maxiter, maxfun, maxls)
-            begun = _begin(checked_maxcor(maxcor), x0, lower, upper, options)
-        self._state: Packed = begun[0]
-        self._box: Box = begun[1]
-        self._options: Options = begun[2]
+            m, bounded = checked_maxcor(maxcor), is_bounded(lower, upper)
+            self._packing = _packing(m, x0.size, x0.dtype, bounded)
+            self._packed: Packed = _begin(self._packing, m, x0, lower, upper, options)
         self._shape: tuple[int, ...] = x0.shape
-        packing = _packing_of(self._state)
-        self._position: dict[str, int] = {name: packing.position(name) for name in _LOOKED_AT}
+        self._places: Any = self._packing.places().state
 
     @property
     def done(self) -> bool:
@@ -164,16 +155,21 @@ class AskTell:
         """True if the last `tell` ended an iteration: its point is the current iterate."""
         return self._integer("event") == Event.ACCEPTED
 
+    def _look(self, name: str) -> np.ndarray:
+        """A field of the state."""
+        place: Place = getattr(self._places, name)
+        return place.look(self._packed)
+
     def _integer(self, name: str) -> int:
-        return int(np.asarray(self._state.words)[self._position[name]])
+        return int(self._look(name)[0])
 
     @property
     def _dtype(self) -> np.dtype:
-        return np.dtype(self._state.floats.dtype)
+        return np.dtype(self._packed.floats.dtype)
 
     def ask(self) -> np.ndarray:
         """The point to evaluate next: a fresh array in the shape and dtype of x0."""
-        return np.array(self._state.arrays[self._position["trial"]]).reshape(self._shape)
+        return np.array(self._look("trial")).reshape(self._shape)
 
     def tell(self, value: Any, gradient: Any, evaluations: int = 1) -> None:
         """Take the function's value and gradient at the point last asked for.
@@ -208,29 +204,24 @@ class AskTell:
             )
         if np.iscomplexobj(value) or np.iscomplexobj(gradient):
             raise TypeError("value and gradient must be real; one of them is complex.")
+        told = np.empty(1 + gradient.size, dtype)
+        told[0], told[1:] = value.item(), gradient.ravel()
         with precision_of(dtype):
-            self._state = _advance(
-                self._state,
-                value.reshape(()).astype(dtype),
-                gradient.ravel().astype(dtype),
-                self._box,
-                self._options,
-                np.int32(evaluations),
-            )
+            self._packed = _advance(self._packing, self._packed, told, np.int32(evaluations))
 
     def iterate(self) -> tuple[np.ndarray, float]:
         """The last accepted point, a fresh array like x0, and the value there."""
-        x = np.array(self._state.arrays[self._position["x"]]).reshape(self._shape)
-        return x, float(self._state.floats[self._position["value"]])
+        x = np.array(self._look("x")).reshape(self._shape)
+        return x, float(self._look("value")[0])
 
     def stop(self) -> None:
         """End the run at the current iterate, with reason CALLBACK."""
-        self._state = _halt(self._state)
+        self._packed = _halt(self._packing, self._packed)
 
     def result(self) -> OptimizeResult:
         """The best accepted point so far, with NumPy arrays; `aux` is None."""
         with precision_of(self._dtype):
-            result = _result(self._state, self._box, self._options)
+            result = _result(self._packing, self._packed)
         result = jax.tree.map(np.array, result)
         return result.with_shape(self._shape)
 
@@ -248,17 +239,16 @@ class AskTell:
         bounds = (-np.inf, np.inf) if "box.lower" in arrays else None
         self = cls(start, bounds=bounds, maxcor=arrays["state.memory.pairs"].shape[0] // 2)
         with precision_of(start.dtype):
-            leaves = [jnp.asarray(arrays[name]) for name in _named(self._contents())]
-            contents = jax.tree.unflatten(jax.tree.structure(self._contents()), leaves)
-            self._state = _pack(contents["state"])
-            self._box, self._options = contents["box"], contents["options"]
+            run = self._contents()
+            leaves = [jnp.asarray(arrays[name]) for name in _named(run)]
+            self._packed = self._packing.pack(jax.tree.unflatten(jax.tree.structure(run), leaves))
         return self
 
-    def _contents(self) -> dict[str, Any]:
-        return {"state": _unpack(self._state), "box": self._box, "options": self._options}
+    def _contents(self) -> _Run:
+        return self._packing.unpack(self._packed)
 
 
-def _named(contents: dict[str, Any]) -> dict[str, Any]:
+def _named(run: _Run) -> dict[str, Any]:
     """Leaves by a readable name, such as ``state.memory.theta``."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(contents)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(run)
     return {jax.tree_util.keystr(path, simple=True, separator="."): v for path, v in leaves}

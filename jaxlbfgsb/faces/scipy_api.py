@@ -366,7 +366,7 @@ def _differences(formula: str, options: _Options) -> DifferenceOptions:
 def _inverse_hessian(hess_inv: InverseHessian | None) -> LbfgsInvHessProduct:
     """SciPy's operator, with the pairs oldest first."""
     assert hess_inv is not None
-    count = int(hess_inv.n_corrs)
+    count = int(hess_inv.memory.count)
     with precision_of(np.float64):
         s, y = np.array(hess_inv.s), np.array(hess_inv.y)
     return LbfgsInvHessProduct(s[len(s) - count :], y[len(y) - count :])

@@ -6,7 +6,8 @@ looks for numbers to take together: that takes long to compile, and the program 
 So here long arrays have one axis more, of length 1, which is the last one.
 
 Sums and other reductions of more than 32 elements XLA breaks into windows of so many, each
-unrolled again; these become a few sums side by side.
+unrolled again; these become a few sums side by side.  And for each it sets up buffers at every
+call, which for few elements takes as long as the rest.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from jaxlbfgsb.xla.fits import CALLS, ELEMENTWISE, equations
+from jaxlbfgsb.xla.products import halved
 
 _Out = TypeVar("_Out")
 _Values = Sequence[Any]
@@ -29,6 +31,8 @@ LONG = 16
 """From so many elements along the last axis on an array is a column."""
 WINDOW = 32
 """Elements in a window of XLA's for reductions; one of no more has none."""
+FEW = 24
+"""Of so many no reduction is made: that is more to compile, which with more is not worth it."""
 
 
 def in_columns(function: Callable[..., _Out]) -> Callable[..., _Out]:
@@ -125,11 +129,16 @@ def _is_reduction_of_many(eqn: Any) -> bool:
 
 
 def _side_by_side(eqn: Any, values: _Values) -> Any:
-    """The halves of a vector to one, element by element, until one window holds it."""
+    """The halves of a vector to one, element by element, until one window holds it.
+
+    A vector of `FEW` elements to the end.
+    """
     is_product = eqn.primitive.name == "dot_general"
     columns = [_column(v, x) for v, x in zip(eqn.invars, values, strict=True)]
     column = columns[0] * columns[1] if is_product else columns[0]
     reduce, combine = _REDUCTIONS["reduce_sum" if is_product else eqn.primitive.name]
+    if len(column) <= FEW:
+        return halved(lax.reshape(column, (len(column),)), combine)
     rest = []
     while len(column) > WINDOW:
         half, over = divmod(len(column), 2)

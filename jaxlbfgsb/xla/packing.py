@@ -22,6 +22,21 @@ class Packed(NamedTuple):
     """int32: integers and the bits of everything else, then flags."""
 
 
+class Place(NamedTuple):
+    """Where a leaf is in a `Packed`: a field of that, and the part of the field."""
+
+    field: str
+    part: slice
+
+    def look(self, packed: Packed) -> np.ndarray:
+        """The leaf without a program; for real numbers and integers of 32 bits only."""
+        there = getattr(packed, self.field)
+        if self.field == "arrays":
+            (array,) = there[self.part]
+            return np.asarray(array)
+        return np.asarray(there)[self.part]
+
+
 class Packing(Generic[_Tree]):
     """How pytrees like `example` are packed; lossless.
 
@@ -90,10 +105,17 @@ class Packing(Generic[_Tree]):
             leaves.append(part if kind == "arrays" else _shaped(part, leaf.shape))
         return jax.tree.unflatten(self.tree, leaves)
 
-    def position(self, name: str) -> int:
-        """Where the scalar or array field `name` stands in `arrays`, `floats` or `words`."""
-        index: int = getattr(jax.tree.unflatten(self.tree, range(len(self.leaves))), name)
-        return self.kinds[:index].count(self.kinds[index])
+    def places(self) -> _Tree:
+        """The `Place` of each leaf."""
+        sizes = {kind: iter(sizes) for kind, sizes in self._sizes.items()}
+        starts = dict.fromkeys(_KINDS, 0) | {"flags": sum(self._sizes["words"])}
+        places = []
+        for kind in self.kinds:
+            size = 1 if kind == "arrays" else next(sizes[kind])
+            field = "words" if kind == "flags" else kind
+            places.append(Place(field, slice(starts[kind], starts[kind] + size)))
+            starts[kind] += size
+        return jax.tree.unflatten(self.tree, places)
 
 
 def _joined(parts: list[jax.Array], dtype: Any) -> jax.Array:

@@ -15,9 +15,9 @@ FEW_ROWS = 32
 """Of a matrix.  XLA multiplies by tiles, whose rests are loops of single numbers; on a CPU a sum
 of so few rows takes about as long, and half as long where a rest is large."""
 
-FEW_NUMBERS = 8
-"""Of a vector.  They are put together one by one: for each reduction XLA sets up three buffers at
-every call.  With more the code grows longer than that is worth."""
+FEW_NUMBERS = 15
+"""Of a vector.  They are put together half with half: for each reduction XLA sets up three buffers
+at every call.  Of more, where that pays, `columns.py` does the same in kernels."""
 
 
 def dot(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -62,15 +62,17 @@ def _reduced(
     combine: Callable[[jax.Array, jax.Array], jax.Array],
     reduce: Callable[[jax.Array, Sequence[int]], jax.Array],
 ) -> jax.Array:
+    return halved(v, combine) if 0 < len(v) <= FEW_NUMBERS else reduce(v, (0,))
+
+
+def halved(v: jax.Array, combine: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
     """Half with half, until one number is left and those that were over."""
-    if not 0 < len(v) <= FEW_NUMBERS:
-        return reduce(v, (0,))
     over = []
     while len(v) > 1:
-        half = len(v) // 2
-        if len(v) % 2:
-            over.append(v[2 * half :])
-        v = combine(v[:half], v[half : 2 * half])
+        half, odd = divmod(len(v), 2)
+        first, second, last = lax.split(v, (half, half, odd))
+        over += [last] * odd
+        v = combine(first, second)
     for number in over:
         v = combine(v, number)
     return lax.squeeze(v, (0,))
