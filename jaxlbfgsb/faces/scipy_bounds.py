@@ -35,15 +35,7 @@ def as_lower_upper(bounds: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
         pairs = list(bounds)
         if len(pairs) != n:
             raise ValueError("length of x0 != length of bounds")
-        lower, upper = np.empty(n), np.empty(n)
-        for i, pair in enumerate(pairs):
-            try:
-                low, high = pair
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"bounds must be a sequence of (min, max) pairs; entry {i} is {pair!r}."
-                ) from None
-            lower[i], upper[i] = _number(low, -np.inf), _number(high, np.inf)
+        lower, upper = _sides(pairs)
     if np.isnan(lower).any() or np.isnan(upper).any():
         raise ValueError("A bound is NaN; use None or an infinity for no bound.")
     if (lower > upper).any():
@@ -53,6 +45,31 @@ def as_lower_upper(bounds: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
             "A lower bound is inf or an upper bound -inf: no finite number satisfies it."
         )
     return lower, upper
+
+
+def _sides(pairs: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    lower, upper = np.empty(len(pairs)), np.empty(len(pairs))
+    try:  # all in one, if they are scalars
+        table = np.array(pairs, dtype=object)
+        if table.shape == (len(pairs), 2):
+            missing: Any = None
+            lower[:], upper[:] = np.where(np.equal(table, missing), _MISSING, table).T
+            return lower, upper
+    except (TypeError, ValueError):
+        pass
+    for i, pair in enumerate(pairs):
+        try:
+            low, high = pair
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"bounds must be a sequence of (min, max) pairs; entry {i} is {pair!r}."
+            ) from None
+        lower[i], upper[i] = (_number(*given) for given in zip((low, high), _MISSING, strict=True))
+    return lower, upper
+
+
+_MISSING = (-np.inf, np.inf)
+"""For None."""
 
 
 def _number(bound: Any, missing: float) -> float:
