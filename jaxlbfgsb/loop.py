@@ -10,11 +10,11 @@ from jax import lax
 
 from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.method.core import advance_running
-from jaxlbfgsb.method.state import Event, Options, State, is_running
+from jaxlbfgsb.method.state import Event, Options, Run, State, is_running
 from jaxlbfgsb.sight.recording import Trace, recorded
 from jaxlbfgsb.types import Boolean, Scalar, Vector
 from jaxlbfgsb.xla.kernel import one_kernel
-from jaxlbfgsb.xla.packing import Packed, Packing
+from jaxlbfgsb.xla.packing import PackedTree
 
 Objective = Callable[[Vector], tuple[Scalar, Vector]]
 
@@ -30,14 +30,12 @@ def run(
     options: Options,
     trace: Trace | None = None,
     tell: Tell | None = None,
-    one_iteration: Boolean | bool = False,
+    one_iteration: bool = False,
 ) -> tuple[State, Trace | None]:
     """Advance until the run is done or, on request, until the next accepted iterate."""
 
     def goes_on(carry: tuple[State, Trace | None]) -> jax.Array:
-        state, _ = carry
-        paused = jnp.asarray(one_iteration) & (state.event == Event.ACCEPTED)
-        return is_running(state) & ~paused
+        return _goes_on(carry[0], one_iteration)
 
     def turn(carry: tuple[State, Trace | None]) -> tuple[State, Trace | None]:
         state, trace = carry
@@ -46,8 +44,7 @@ def run(
         trace = recorded(trace, state, moved, box)
         return moved if tell is None else tell(state, moved, box), trace
 
-    first = state._replace(event=jnp.full_like(state.event, Event.TRIAL))
-    return lax.while_loop(goes_on, turn, (first, trace))
+    return lax.while_loop(goes_on, turn, (_with_no_event(state), trace))
 
 
 def run_by_kernels(
@@ -56,26 +53,38 @@ def run_by_kernels(
     box: Box,
     options: Options,
     trace: Trace | None = None,
+    one_iteration: bool = False,
 ) -> tuple[State, Trace | None]:
-    """`run` to the end; on CPU, what the solver does between two evaluations is one kernel."""
-    packing = Packing((state, box, options))
+    """`run`; on CPU, what the solver does between two evaluations is one kernel."""
 
     @one_kernel
-    def step(packed: Packed, value: Scalar, gradient: Vector) -> Packed:
-        state, box, options = packing.unpack(packed)
+    def step(packed: PackedTree[Run], value: Scalar, gradient: Vector) -> PackedTree[Run]:
+        state, box, options = packed.tree
         state = advance_running(state, value, gradient, box, options)
-        return packing.pack((state, box, options))
+        return PackedTree.of(Run(state, box, options), scalars_only=False)
 
-    def goes_on(carry: tuple[Packed, Trace | None]) -> jax.Array:
-        return is_running(packing.unpack(carry[0])[0])
+    def goes_on(carry: tuple[PackedTree[Run], Trace | None]) -> jax.Array:
+        return _goes_on(carry[0].tree.state, one_iteration)
 
-    def turn(carry: tuple[Packed, Trace | None]) -> tuple[Packed, Trace | None]:
+    def turn(
+        carry: tuple[PackedTree[Run], Trace | None],
+    ) -> tuple[PackedTree[Run], Trace | None]:
         packed, trace = carry
-        before, box, _ = packing.unpack(packed)
+        before, box, _ = packed.tree
         packed = step(packed, *value_and_grad(before.trial))
         if trace is not None:
-            trace = recorded(trace, before, packing.unpack(packed)[0], box)
+            trace = recorded(trace, before, packed.tree.state, box)
         return packed, trace
 
-    packed, trace = lax.while_loop(goes_on, turn, (packing.pack((state, box, options)), trace))
-    return packing.unpack(packed)[0], trace
+    first = PackedTree.of(Run(_with_no_event(state), box, options), scalars_only=False)
+    packed, trace = lax.while_loop(goes_on, turn, (first, trace))
+    return packed.tree.state, trace
+
+
+def _goes_on(state: State, one_iteration: bool) -> Boolean:
+    paused = one_iteration & (state.event == Event.ACCEPTED)
+    return is_running(state) & ~paused
+
+
+def _with_no_event(state: State) -> State:
+    return state._replace(event=jnp.full_like(state.event, Event.TRIAL))

@@ -209,9 +209,11 @@ class TestCompiledCallback:
         compiled = jax.jit(lambda x: minimize(rosenbrock, x, bounds=BOUNDS, callback=callback))
         inside = compiled(START)
         assert inside.nit == result.nit == len(seen)
-        np.testing.assert_array_equal([x for x, _ in seen], [x for x, _ in eager])
-        assert [f for _, f in seen] == [f for _, f in eager]
-        np.testing.assert_array_equal(inside.x, result.x)
+        # Two programs: in one of them an iteration is a kernel, which rounds otherwise.
+        for of_compiled, of_eager in zip(seen, eager, strict=True):
+            np.testing.assert_allclose(of_compiled[0], of_eager[0], rtol=1e-9)
+            np.testing.assert_allclose(of_compiled[1], of_eager[1], rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(inside.x, result.x, rtol=1e-9)
         compiled(START)  # again, with nothing traced anew
         assert len(seen) == 2 * len(eager)
 

@@ -4,86 +4,61 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.method.core import advance
 from jaxlbfgsb.method.ending import halt
-from jaxlbfgsb.method.state import Event, Options, Phase, State, init
+from jaxlbfgsb.method.state import Event, Options, Phase, Run, init, is_small
 from jaxlbfgsb.options import checked_maxcor, checked_options, strict_options
 from jaxlbfgsb.precision import precision_of
-from jaxlbfgsb.pytrees import BoundLeaves, checked_bounds, checked_x0, is_bounded, raveled_box
+from jaxlbfgsb.pytrees import BoundLeaves, checked_bounds, checked_x0, raveled_box
 from jaxlbfgsb.result import OptimizeResult, result_of
 from jaxlbfgsb.status import TABLE, Reason
-from jaxlbfgsb.xla.kernel import one_kernel, step_is_one_kernel
-from jaxlbfgsb.xla.packing import Packed, Packing, Place
+from jaxlbfgsb.xla.kernel import one_kernel
+from jaxlbfgsb.xla.packing import PackedTree
 
 
-class _Run(NamedTuple):
-    """All that a run goes on with."""
-
-    state: State
-    box: Box
-    options: Options
-
-
-@functools.lru_cache(maxsize=64)
-def _packing(m: int, n: int, dtype: np.dtype, bounded: bool) -> Packing[_Run]:
-    """As few arrays as can be; none that is large is copied."""
-
-    def example() -> _Run:
-        x = jnp.zeros(n, dtype)
-        box = Box(x, x) if bounded else Box(None, None)
-        options = Options(*(jnp.zeros(()),) * 6)
-        return _Run(init(x, box, m), box, strict_options(options, dtype))
-
-    in_one = step_is_one_kernel(2 * m, n, bounded=bounded)
-    return Packing(jax.eval_shape(example), scalars_only=not in_one)
+def _packed(run: Run) -> PackedTree[Run]:
+    """In as few arrays as can be; none that is large is copied."""
+    return PackedTree.of(run, scalars_only=not is_small(run.state, run.box))
 
 
 # Each is one program: to dispatch its operations one by one takes longer than many a run.
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _begin(
-    packing: Packing[_Run],
-    m: int,
-    x0: jax.Array,
-    lower: BoundLeaves,
-    upper: BoundLeaves,
-    options: Options,
-) -> Packed:
+    m: int, x0: jax.Array, lower: BoundLeaves, upper: BoundLeaves, options: Options
+) -> PackedTree[Run]:
     box = raveled_box(lower, upper, [x0])
-    return packing.pack(_Run(init(x0.ravel(), box, m), box, strict_options(options, x0.dtype)))
+    return _packed(Run(init(x0.ravel(), box, m), box, strict_options(options, x0.dtype)))
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _advance(
-    packing: Packing[_Run], packed: Packed, told: jax.Array, evaluations: jax.Array
-) -> Packed:
+@functools.partial(jax.jit, donate_argnums=0)
+def _advance(run: PackedTree[Run], told: jax.Array, evaluations: jax.Array) -> PackedTree[Run]:
     """Given the value and the gradient in one array."""
 
-    def step(packed: Packed, told: jax.Array, evaluations: jax.Array) -> Packed:
-        run = packing.unpack(packed)
-        state = advance(run.state, told[0], told[1:], run.box, run.options, evaluations)
-        return packing.pack(run._replace(state=state))
+    def step(run: PackedTree[Run], told: jax.Array, evaluations: jax.Array) -> PackedTree[Run]:
+        state, box, options = run.tree
+        state = advance(state, told[0], told[1:], box, options, evaluations)
+        return _packed(Run(state, box, options))
 
-    return (step if packing.arrays else one_kernel(step))(packed, told, evaluations)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _halt(packing: Packing[_Run], packed: Packed) -> Packed:
-    run = packing.unpack(packed)
-    return packing.pack(run._replace(state=halt(run.state)))
+    return (step if run.packing.arrays else one_kernel(step))(run, told, evaluations)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _result(packing: Packing[_Run], packed: Packed) -> OptimizeResult:
-    return result_of(*packing.unpack(packed))
+@jax.jit
+def _halt(run: PackedTree[Run]) -> PackedTree[Run]:
+    state, box, options = run.tree
+    return _packed(Run(halt(state), box, options))
+
+
+@jax.jit
+def _result(run: PackedTree[Run]) -> OptimizeResult:
+    return result_of(*run.tree)
 
 
 class AskTell:
@@ -139,11 +114,8 @@ class AskTell:
         with precision_of(x0.dtype):
             lower, upper = checked_bounds(bounds, x0)
             options = checked_options(x0.dtype, ftol, gtol, gtol_rel, maxiter, maxfun, maxls)
-            m, bounded = checked_maxcor(maxcor), is_bounded(lower, upper)
-            self._packing = _packing(m, x0.size, x0.dtype, bounded)
-            self._packed: Packed = _begin(self._packing, m, x0, lower, upper, options)
+            self._run = _begin(checked_maxcor(maxcor), x0, lower, upper, options)
         self._shape: tuple[int, ...] = x0.shape
-        self._places: Any = self._packing.places().state
 
     @property
     def done(self) -> bool:
@@ -155,21 +127,16 @@ class AskTell:
         """True if the last `tell` ended an iteration: its point is the current iterate."""
         return self._integer("event") == Event.ACCEPTED
 
-    def _look(self, name: str) -> np.ndarray:
-        """A field of the state."""
-        place: Place = getattr(self._places, name)
-        return place.look(self._packed)
-
     def _integer(self, name: str) -> int:
-        return int(self._look(name)[0])
+        return int(self._run.look("state", name)[0])
 
     @property
     def _dtype(self) -> np.dtype:
-        return np.dtype(self._packed.floats.dtype)
+        return np.dtype(self._run.packed.floats.dtype)
 
     def ask(self) -> np.ndarray:
         """The point to evaluate next: a fresh array in the shape and dtype of x0."""
-        return np.array(self._look("trial")).reshape(self._shape)
+        return np.array(self._run.look("state", "trial")).reshape(self._shape)
 
     def tell(self, value: Any, gradient: Any, evaluations: int = 1) -> None:
         """Take the function's value and gradient at the point last asked for.
@@ -207,27 +174,27 @@ class AskTell:
         told = np.empty(1 + gradient.size, dtype)
         told[0], told[1:] = value.item(), gradient.ravel()
         with precision_of(dtype):
-            self._packed = _advance(self._packing, self._packed, told, np.int32(evaluations))
+            self._run = _advance(self._run, told, np.int32(evaluations))
 
     def iterate(self) -> tuple[np.ndarray, float]:
         """The last accepted point, a fresh array like x0, and the value there."""
-        x = np.array(self._look("x")).reshape(self._shape)
-        return x, float(self._look("value")[0])
+        x = np.array(self._run.look("state", "x")).reshape(self._shape)
+        return x, float(self._run.look("state", "value")[0])
 
     def stop(self) -> None:
         """End the run at the current iterate, with reason CALLBACK."""
-        self._packed = _halt(self._packing, self._packed)
+        self._run = _halt(self._run)
 
     def result(self) -> OptimizeResult:
         """The best accepted point so far, with NumPy arrays; `aux` is None."""
         with precision_of(self._dtype):
-            result = _result(self._packing, self._packed)
+            result = _result(self._run)
         result = jax.tree.map(np.array, result)
         return result.with_shape(self._shape)
 
     def save(self, file: str | os.PathLike[str]) -> None:
         """Write the whole run to an ``.npz`` file of plain NumPy arrays."""
-        arrays = {"shape": np.array(self._shape, np.int64), **_named(self._contents())}
+        arrays = {"shape": np.array(self._shape, np.int64), **_named(self._run.tree)}
         np.savez(file, **arrays)
 
     @classmethod
@@ -239,16 +206,13 @@ class AskTell:
         bounds = (-np.inf, np.inf) if "box.lower" in arrays else None
         self = cls(start, bounds=bounds, maxcor=arrays["state.memory.pairs"].shape[0] // 2)
         with precision_of(start.dtype):
-            run = self._contents()
+            run = self._run.tree
             leaves = [jnp.asarray(arrays[name]) for name in _named(run)]
-            self._packed = self._packing.pack(jax.tree.unflatten(jax.tree.structure(run), leaves))
+            self._run = _packed(jax.tree.unflatten(jax.tree.structure(run), leaves))
         return self
 
-    def _contents(self) -> _Run:
-        return self._packing.unpack(self._packed)
 
-
-def _named(run: _Run) -> dict[str, Any]:
+def _named(run: Run) -> dict[str, Any]:
     """Leaves by a readable name, such as ``state.memory.theta``."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(run)
     return {jax.tree_util.keystr(path, simple=True, separator="."): v for path, v in leaves}

@@ -89,6 +89,19 @@ class State(NamedTuple):
     stalled: Integer
 
 
+class Run(NamedTuple):
+    """All that a run goes on with."""
+
+    state: State
+    box: Box
+    options: Options
+
+
+def is_small(state: State, box: Box) -> bool:
+    """True where a whole step is one kernel on CPU."""
+    return step_is_one_kernel(*state.memory.pairs.shape, bounded=not box.is_everything)
+
+
 def numbers_of(state: State) -> State:
     """The state without its vectors and matrices, which are None."""
     nothing: Any = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
@@ -28,17 +30,9 @@ class Place(NamedTuple):
     field: str
     part: slice
 
-    def look(self, packed: Packed) -> np.ndarray:
-        """The leaf without a program; for real numbers and integers of 32 bits only."""
-        there = getattr(packed, self.field)
-        if self.field == "arrays":
-            (array,) = there[self.part]
-            return np.asarray(array)
-        return np.asarray(there)[self.part]
-
 
 class Packing(Generic[_Tree]):
-    """How pytrees like `example` are packed; lossless.
+    """How pytrees like `example` are packed; lossless.  Equal for pytrees that are alike.
 
     Parameters
     ----------
@@ -68,6 +62,18 @@ class Packing(Generic[_Tree]):
             self._sizes[kind].append(words * leaf.size)
         self.floats = sum(self._sizes["floats"])
         self.words = sum(self._sizes["words"] + self._sizes["flags"])
+        self._likeness = (
+            self.tree,
+            tuple((leaf.shape, leaf.dtype) for leaf in self.leaves),
+            tuple(self.kinds),
+        )
+        self._hash = hash(self._likeness)  # once: it is asked for at each call of a program
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Packing) and self._likeness == other._likeness
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def _kind(self, leaf: jax.ShapeDtypeStruct, scalars_only: bool) -> str:
         if scalars_only and leaf.ndim:
@@ -105,6 +111,7 @@ class Packing(Generic[_Tree]):
             leaves.append(part if kind == "arrays" else _shaped(part, leaf.shape))
         return jax.tree.unflatten(self.tree, leaves)
 
+    @functools.cached_property
     def places(self) -> _Tree:
         """The `Place` of each leaf."""
         sizes = {kind: iter(sizes) for kind, sizes in self._sizes.items()}
@@ -116,6 +123,41 @@ class Packing(Generic[_Tree]):
             places.append(Place(field, slice(starts[kind], starts[kind] + size)))
             starts[kind] += size
         return jax.tree.unflatten(self.tree, places)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PackedTree(Generic[_Tree]):
+    """A pytree in few arrays, from one call of a program to the next."""
+
+    packed: Packed
+    packing: Packing[_Tree] = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def of(cls, tree: _Tree, scalars_only: bool) -> PackedTree[_Tree]:
+        packing = Packing(tree, scalars_only)
+        return cls(packing.pack(tree), packing)
+
+    @property
+    def tree(self) -> _Tree:
+        """The pytree; one with leading axes after `vmap`."""
+        unpack = self.packing.unpack
+        for _ in range(self.packed.words.ndim - 1):
+            unpack = jax.vmap(unpack)
+        return unpack(self.packed)
+
+    def look(self, *path: str) -> np.ndarray:
+        """A leaf by the names that lead to it, flat, without a program.
+
+        Of real numbers, or of integers of 32 bits or flags, which are integers here.
+        """
+        place: Any = self.packing.places
+        for name in path:
+            place = getattr(place, name)
+        field = getattr(self.packed, place.field)
+        if place.field == "arrays":
+            return np.asarray(field[place.part.start]).ravel()
+        return np.asarray(field)[place.part]
 
 
 def _joined(parts: list[jax.Array], dtype: Any) -> jax.Array:
