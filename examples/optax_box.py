@@ -62,7 +62,7 @@ def main():
     params, state = train(seen)
     accuracy = jnp.mean((logits(params, unseen[0]) > 0) == (unseen[1] > 0.5))
     on_bound = jnp.mean(jnp.abs(params["inner"]) == jnp.float32(0.3))
-    print(f"{Reason(int(state.reason)).name} after {state.machine.nfev} evaluations")
+    print(f"{Reason(int(state.reason)).name} after {state.nfev} evaluations")
     print(f"loss {loss(params, seen):.4f}, accuracy on patients not seen {accuracy:.3f}")
     print(f"inner weights on a bound, exactly: {on_bound:.0%}")
 

@@ -50,14 +50,14 @@ def test_the_loop_makes_the_evaluations_of_ask_and_tell_to_rounding(dtype):
     np.testing.assert_allclose(seen[:6], asked[:6], rtol=100 * eps, atol=100 * eps)
     if dtype == np.float64:
         assert state.reason == expected.reason
-        assert state.machine.nfev == expected.nfev
-        assert state.machine.nit == expected.nit
+        assert state.nfev == expected.nfev
+        assert state.nit == expected.nit
     np.testing.assert_allclose(params, minimize(rosenbrock, x0, bounds=BOX).x, atol=1e-4)
     assert ((seen >= BOX[0].astype(dtype)) & (seen <= BOX[1].astype(dtype))).all()
     assert params[0] == seen[-1, 0] == 0.5  # on its bound, bit for bit
     np.testing.assert_array_equal(params, state.accepted)
-    np.testing.assert_array_equal(updates[int(state.machine.nfev) :], 0)
-    np.testing.assert_allclose(state.machine.value, rosenbrock(params), rtol=10 * eps)
+    np.testing.assert_array_equal(updates[int(state.nfev) :], 0)
+    np.testing.assert_allclose(state.value, rosenbrock(params), rtol=10 * eps)
 
 
 def test_a_step_lands_inside_and_as_near_as_can_be(dtype):

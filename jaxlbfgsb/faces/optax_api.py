@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxlbfgsb.method.box import Box, project
 from jaxlbfgsb.method.core import advance
-from jaxlbfgsb.method.state import Options, Phase, State, pick
+from jaxlbfgsb.method.state import Options, Phase, State, is_small, pick
 from jaxlbfgsb.options import checked_maxcor, checked_options, strict_options
 from jaxlbfgsb.program.tracing import Data
 from jaxlbfgsb.pytrees import (
@@ -28,8 +28,8 @@ from jaxlbfgsb.pytrees import (
 )
 from jaxlbfgsb.solve import begin
 from jaxlbfgsb.types import PyTree
-from jaxlbfgsb.xla.kernel import one_kernel, step_is_one_kernel
 from jaxlbfgsb.xla.lanes import lane_by_lane
+from jaxlbfgsb.xla.packing import PackedTree
 
 if TYPE_CHECKING:
     import optax
@@ -43,9 +43,16 @@ class LBFGSBOptaxState(NamedTuple):
     accepted
         The last accepted point, like the parameters; the parameters themselves are the
         point to evaluate next until `done`.  The value never rises from one to the next.
-    machine
-        The run: among others ``machine.value`` at `accepted`, ``machine.pg_norm``,
-        ``machine.nit`` and ``machine.nfev``.
+    value, pg_norm
+        f and the largest entry of the projected gradient in absolute value, at `accepted`.
+    nit, nfev
+        Iterations made, and updates that told the value at a point asked for.
+    done
+        True once the run has ended: the updates bring the parameters to `accepted`.
+    reason
+        Why it ended, a `jaxlbfgsb.Reason`; ``NOT_FINISHED`` while it has not.
+    run
+        What the next update goes on from, in few arrays.
 
     Examples
     --------
@@ -57,17 +64,13 @@ class LBFGSBOptaxState(NamedTuple):
     """
 
     accepted: PyTree
-    machine: State
-
-    @property
-    def done(self) -> jax.Array:
-        """True once the run has ended: the updates bring the parameters to `accepted`."""
-        return self.machine.phase == Phase.DONE
-
-    @property
-    def reason(self) -> jax.Array:
-        """Why it ended, a `jaxlbfgsb.Reason`; ``NOT_FINISHED`` while it has not."""
-        return self.machine.reason
+    value: Any
+    pg_norm: Any
+    nit: Any
+    nfev: Any
+    done: Any
+    reason: Any
+    run: PackedTree[State]
 
 
 def lbfgsb(
@@ -166,7 +169,7 @@ def lbfgsb(
                 f"The gradient must have the structure of the parameters, {trees[0]}; it has "
                 f"{trees[1]}."
             )
-        return _update(updates, value, state.machine, *checked(params))
+        return _update(updates, value, state.run, *checked(params))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -175,52 +178,68 @@ def lbfgsb(
 def _init(
     m: int, params: PyTree, lower: BoundLeaves, upper: BoundLeaves, options: Options
 ) -> LBFGSBOptaxState:
-    machine, _, _ = begin(m, Data([], []), params, lower, upper, options)
-    return LBFGSBOptaxState(raveled(params)[1](machine.x), machine)
+    state, box, _ = begin(m, Data([], []), params, lower, upper, options)
+    return _optax_state(state, box, params)
+
+
+def _optax_state(state: State, box: Box, params: PyTree) -> LBFGSBOptaxState:
+    return LBFGSBOptaxState(
+        accepted=raveled(params)[1](state.x),
+        value=state.value,
+        pg_norm=state.pg_norm,
+        nit=state.nit,
+        nfev=state.nfev,
+        done=state.phase == Phase.DONE,
+        reason=state.reason,
+        run=PackedTree.of(state, scalars_only=not is_small(state, box)),
+    )
 
 
 @jax.jit
 def _update(
     gradient: PyTree,
     value: Any,
-    machine: State,
+    run: PackedTree[State],
+    params: PyTree,
+    lower: BoundLeaves,
+    upper: BoundLeaves,
+    options: Options,
+) -> tuple[PyTree, LBFGSBOptaxState]:
+    update = _told if run.packing.arrays else lane_by_lane(_told, _told, is_kernel=True)
+    return update(gradient, value, run, params, lower, upper, options)
+
+
+def _told(
+    gradient: PyTree,
+    value: Any,
+    run: PackedTree[State],
     params: PyTree,
     lower: BoundLeaves,
     upper: BoundLeaves,
     options: Options,
 ) -> tuple[PyTree, LBFGSBOptaxState]:
     """Tell the machine, and lead to the point that it asks for."""
-    x, unravel = raveled(params)
+    before, (x, unravel) = run.tree, raveled(params)
     leaves = jax.tree.leaves(params)
     box = raveled_box(lower, upper, leaves)
     inside = jnp.all(x == project(x, box))
-    told = _tell(
-        machine._replace(trial=x),
+    told = advance(
+        before._replace(trial=x),
         jnp.where(inside, jnp.asarray(value).astype(x.dtype), jnp.nan),
         raveled(gradient)[0].astype(x.dtype),
         box,
         strict_options(options, x.dtype),
     )
     # Outside there is nothing to tell.  NaN was not stored: the rows are equal, and no select.
-    rows = machine.memory._replace(pairs=told.memory.pairs)
-    untold = machine._replace(memory=rows, nfev=machine.nfev + 1)
-    counts = inside | (machine.phase == Phase.DONE)
-    machine = pick(counts, told, untold)
-    target = unravel(jnp.where(machine.phase == Phase.DONE, machine.x, machine.trial))
+    rows = before.memory._replace(pairs=told.memory.pairs)
+    untold = before._replace(memory=rows, nfev=before.nfev + 1)
+    counts = inside | (before.phase == Phase.DONE)
+    state = pick(counts, told, untold)
+    target = unravel(jnp.where(state.phase == Phase.DONE, state.x, state.trial))
     sides = zip(leaves, jax.tree.leaves(target), lower, upper, strict=True)
     steps = [_step_to(*of_leaf) for of_leaf in sides]
     updates = jax.tree.unflatten(jax.tree.structure(params), steps)
-    return updates, LBFGSBOptaxState(unravel(machine.x), machine)
-
-
-def _tell(
-    machine: State, value: jax.Array, gradient: jax.Array, box: Box, options: Options
-) -> State:
-    """`advance`, one kernel where that is faster."""
-    if not step_is_one_kernel(*machine.memory.pairs.shape, bounded=not box.is_everything):
-        return advance(machine, value, gradient, box, options)
-    step = lane_by_lane(one_kernel(advance), advance)
-    return step(machine, value, gradient, box, options)
+    return updates, _optax_state(state, box, params)
 
 
 def _step_to(p: jax.Array, target: jax.Array, low: Any, high: Any) -> jax.Array:
