@@ -185,7 +185,7 @@ def test_update_starts_anew_where_the_parameters_or_the_bounds_are_others():
         return rosenbrock(x)
 
     # The point stays inside; the one that would come next does not.
-    planned = after.machine.trial
+    planned = after.run.tree.trial
     assert (planned > moved).any()
     tighter = (BOX[0], jnp.where(planned > moved, (planned + moved) / 2, BOX[1]))
     update = jax.jit(LBFGSB(noted).update)
@@ -205,10 +205,10 @@ def test_a_run_goes_on_where_bounds_come_and_go():
     state = solver.init_state(params, None)
 
     def updated(params, state, bounds, times):
-        pairs = int(state.machine.memory.count)
+        pairs = int(state.run.tree.memory.count)
         for _ in range(times):
             params, state = solver.update(params, state, bounds)
-        assert state.machine.memory.count > pairs
+        assert state.run.tree.memory.count > pairs
         return params, state
 
     params, state = updated(params, state, None, 3)

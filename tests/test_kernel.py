@@ -11,7 +11,6 @@ from jaxlbfgsb import minimize
 from jaxlbfgsb.xla.fits import LARGEST_ARRAY, fits_one_kernel
 from jaxlbfgsb.xla.kernel import AS_MANY_ROWS, MANY_VARIABLES, SHORT_HISTORY, one_kernel
 from jaxlbfgsb.xla.lanes import lane_by_lane
-from jaxlbfgsb.xla.packing import Packing
 
 X = jnp.linspace(0.1, 0.9, 24)
 A = jnp.sin(jnp.arange(24.0 * 24).reshape(24, 24))
@@ -205,32 +204,6 @@ def test_a_solve_of_constants_with_arguments_that_nothing_uses():
 
     result = jax.jit(lambda: minimize(fun, jnp.zeros(2), (jnp.ones(3), 4), bounds=(0.0, 0.5)))()
     np.testing.assert_array_equal(result.x, [0.5, 0.5])
-
-
-@pytest.mark.parametrize("scalars_only", [False, True])
-def test_packing_loses_no_bit(scalars_only, dtype):
-    rng = np.random.default_rng(0)
-    tree = {
-        "float": jnp.asarray(rng.normal(size=3), dtype),
-        "nan": jnp.asarray([np.nan, -np.inf, 0.0], dtype),
-        "scalar": jnp.asarray(1.5, dtype),
-        "flag": jnp.asarray([True, False]),
-        "byte": jnp.asarray([-3, 5], jnp.int8),
-        "int": jnp.asarray(-7, jnp.int32),
-        "unsigned": jnp.asarray([2**32 - 1], jnp.uint32),
-        "long": jnp.asarray([-(2**40), 3], jnp.int64),
-        "single": jnp.asarray([1.25], jnp.float32),
-        "double": jnp.asarray(rng.normal(), jnp.float64),
-        "empty": jnp.zeros((0, 2), dtype),
-    }
-    packing = Packing(tree, scalars_only)
-    packed = packing.pack(tree)
-    assert packed.floats.size == packing.floats
-    assert packed.words.size == packing.words
-    back = packing.unpack(packed)
-    for name, leaf in tree.items():
-        assert back[name].dtype == leaf.dtype, name
-        np.testing.assert_array_equal(back[name], leaf)
 
 
 @pytest.mark.parametrize(("n", "maxcor"), [(80, 50), (AS_MANY_ROWS + 4, 140)])

@@ -33,6 +33,7 @@ from jaxlbfgsb.pytrees import (
     raveled_box,
 )
 from jaxlbfgsb.types import PyTree
+from jaxlbfgsb.xla.packing import PackedTree
 
 
 class LBFGSB:
@@ -208,7 +209,7 @@ class LBFGSB:
             ``(params, state)``.
         """
         program, call, _ = self._prepared(_params_of(params), bounds, args, kwargs)
-        return self._iterate(program, call, self._no_limits(call.params), state.machine)
+        return self._iterate(program, call, self._no_limits(call.params), state.run)
 
     def optimality_fun(
         self, params: PyTree, bounds: Any = None, *args: PyTree, **kwargs: PyTree
@@ -233,7 +234,7 @@ class LBFGSB:
         return jnp.linalg.norm(raveled(self.optimality_fun(params, bounds, *args, **kwargs))[0])
 
     def _run_in_python(
-        self, program: Program, call: Call, options: Options, earlier: State | None
+        self, program: Program, call: Call, options: Options, earlier: LBFGSBState | None
     ) -> OptStep:
         """`run`, let go for one iteration at a time."""
         if is_traced(call, options, earlier):
@@ -243,19 +244,21 @@ class LBFGSB:
             )
         limits = from_now_on(options, earlier)
         step = self._start(program, call, limits, earlier)
-        while step.state.machine.phase != Phase.DONE:
+        while step.state.run.look("phase")[0] != Phase.DONE:
             call = call._replace(params=step.params)
-            step = self._iterate(program, call, limits, step.state.machine)
+            step = self._iterate(program, call, limits, step.state.run)
         return step
 
     def _start(
-        self, program: Program, call: Call, limits: Options, earlier: State | None
+        self, program: Program, call: Call, limits: Options, earlier: LBFGSBState | None
     ) -> OptStep:
         tol = self._options(call.params).gtol
         return start(program, self.history_size, call, limits, tol, earlier)
 
-    def _iterate(self, program: Program, call: Call, limits: Options, machine: State) -> OptStep:
-        step = iterate(program, call, limits, self._options(call.params).gtol, machine)
+    def _iterate(
+        self, program: Program, call: Call, limits: Options, earlier: PackedTree[State]
+    ) -> OptStep:
+        step = iterate(program, call, limits, self._options(call.params).gtol, earlier)
         if self.verbose:
             state = step.state
             jax.debug.print(
@@ -266,14 +269,16 @@ class LBFGSB:
 
     def _prepared(
         self, params: PyTree, bounds: Any, args: tuple[PyTree, ...], kwargs: dict[str, PyTree]
-    ) -> tuple[Program, Call, State | None]:
-        """What a compiled call needs, and the machine that came with the parameters, if any."""
-        earlier = params.state.machine if _is_step(params) else None
-        if earlier is not None and earlier.memory.pairs.shape[0] != 2 * self.history_size:
-            raise ValueError(
-                f"The state holds {earlier.memory.pairs.shape[0] // 2} pairs, and history_size is "
-                f"{self.history_size}. Give the solver the history_size that the state came from."
-            )
+    ) -> tuple[Program, Call, LBFGSBState | None]:
+        """What a compiled call needs, and the state that came with the parameters, if any."""
+        earlier = params.state if _is_step(params) else None
+        if earlier is not None:
+            size = earlier.run.shapes.memory.pairs.shape[0] // 2
+            if size != self.history_size:
+                raise ValueError(
+                    f"The state holds {size} pairs, and history_size is {self.history_size}. Give "
+                    "the solver the history_size that the state came from."
+                )
         params = checked_x0(_params_of(params))
         lower, upper = checked_bounds(bounds, params)
         program, data = trace(self._flat, params, (args, kwargs), self._returns, (lower, upper))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,19 +11,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlbfgsb.derivatives.implicit import Rule
-from jaxlbfgsb.loop import run
+from jaxlbfgsb.loop import run, run_by_kernels
 from jaxlbfgsb.method.box import Box, project
 from jaxlbfgsb.method.core import advance
 from jaxlbfgsb.method.ending import status_of
 from jaxlbfgsb.method.inverse import InverseHessian
-from jaxlbfgsb.method.state import Options, Phase, State, pick, start_again, suited_to
+from jaxlbfgsb.method.state import (
+    Options,
+    Phase,
+    State,
+    is_small,
+    pick,
+    start_again,
+    suited_to,
+)
 from jaxlbfgsb.options import strict_options
 from jaxlbfgsb.program.tracing import Data, Program
-from jaxlbfgsb.pytrees import BoundLeaves, raveled, raveled_box
+from jaxlbfgsb.pytrees import BoundLeaves, is_bounded, raveled, raveled_box
 from jaxlbfgsb.sight.watching import UNWATCHED
 from jaxlbfgsb.solve import begin, objective, solve
 from jaxlbfgsb.status import Reason
 from jaxlbfgsb.types import PyTree, Vector
+from jaxlbfgsb.xla.kernel import one_kernel, step_is_one_kernel
+from jaxlbfgsb.xla.packing import PackedTree
 
 NO_LIMIT = np.iinfo(np.int32).max
 
@@ -48,8 +59,8 @@ class LBFGSBState(NamedTuple):
     reason
         The fine code, a `jaxlbfgsb.Reason`; ``NOT_FINISHED`` while `update` can go on and
         `error` is above `tol`.
-    machine
-        What `update` goes on from.
+    run
+        What `update` goes on from, in few arrays.
 
     Examples
     --------
@@ -69,7 +80,7 @@ class LBFGSBState(NamedTuple):
     num_fun_eval: Any
     status: Any
     reason: Any
-    machine: State
+    run: PackedTree[State]
 
     @property
     def num_grad_eval(self) -> Any:
@@ -95,7 +106,12 @@ class LBFGSBState(NamedTuple):
     @property
     def hess_inv(self) -> InverseHessian:
         """The inverse of the Hessian that the pairs stored make up."""
-        return InverseHessian.of(self.machine.memory)
+        return _inverse_of(self.run)
+
+
+@jax.jit
+def _inverse_of(run: PackedTree[State]) -> InverseHessian:
+    return InverseHessian.of(run.tree.memory)
 
 
 class OptStep(NamedTuple):
@@ -114,12 +130,20 @@ class Call(NamedTuple):
     upper: BoundLeaves
 
 
-def from_now_on(options: Options, earlier: State | None) -> Options:
+def from_now_on(options: Options, earlier: LBFGSBState | None) -> Options:
     """The limit on iterations counts those to come."""
     if earlier is None:
         return options
     limit = jnp.asarray(options.maxiter, jnp.int32)
-    return options._replace(maxiter=limit + jnp.minimum(earlier.nit, NO_LIMIT - limit))
+    return options._replace(maxiter=limit + jnp.minimum(earlier.iter_num, NO_LIMIT - limit))
+
+
+def _machine_of(earlier: LBFGSBState | None) -> State | None:
+    return None if earlier is None else earlier.run.tree
+
+
+def _packed(machine: State, box: Box) -> PackedTree[State]:
+    return PackedTree.of(machine, scalars_only=not is_small(machine, box))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -129,11 +153,11 @@ def run_to_the_end(
     rule: Rule,
     call: Call,
     options: Options,
-    earlier: State | None,
+    earlier: LBFGSBState | None,
 ) -> OptStep:
     options = from_now_on(options, earlier)
-    result = solve(program, m, rule, UNWATCHED, *call, options, earlier)
-    machine, _, _ = begin(m, *call._replace(params=result.x), options)
+    result = solve(program, m, rule, UNWATCHED, *call, options, _machine_of(earlier))
+    machine, box, _ = begin(m, *call._replace(params=result.x), options)
     machine = machine._replace(
         value=result.fun,
         gradient=raveled(result.jac)[0],
@@ -153,7 +177,7 @@ def run_to_the_end(
         num_fun_eval=result.nfev,
         status=result.status,
         reason=result.reason,
-        machine=jax.lax.stop_gradient(machine),
+        run=jax.lax.stop_gradient(_packed(machine, box)),
     )
     return OptStep(result.x, state)
 
@@ -165,31 +189,42 @@ def start(
     call: Call,
     limits: Options,
     tol: Any,
-    earlier: State | None,
+    earlier: LBFGSBState | None,
 ) -> OptStep:
     """The first evaluation, and the machine that `update` goes on with."""
-    machine, box, limits = begin(m, *call, limits, earlier)
+    machine, box, limits = begin(m, *call, limits, _machine_of(earlier))
     value_and_grad = objective(program, call.data, call.params)
     machine = advance(machine, *value_and_grad(machine.trial), box, limits)
-    return _step(program, call, machine, limits, tol)
+    return _step(program, call, machine, box, limits, tol)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def iterate(
+    program: Program, call: Call, limits: Options, tol: Any, earlier: PackedTree[State]
+) -> OptStep:
+    """To the next accepted iterate, if there is one; as one kernel where that can be."""
+    bounded = is_bounded(call.lower, call.upper)
+    small = step_is_one_kernel(*earlier.shapes.memory.pairs.shape, bounded=bounded)
+    if small and program.fits_one_kernel:
+        return one_kernel(functools.partial(_iterated, program, run))(call, limits, tol, earlier)
+    return _iterated(program, run_by_kernels if small else run, call, limits, tol, earlier)
+
+
+def _iterated(
     program: Program,
+    driver: Callable[..., tuple[State, Any]],
     call: Call,
     limits: Options,
     tol: Any,
-    machine: State,
+    earlier: PackedTree[State],
 ) -> OptStep:
-    """To the next accepted iterate, if there is one."""
     vector, _ = raveled(call.params)
     box = raveled_box(call.lower, call.upper, jax.tree.leaves(call.params))
     limits = strict_options(limits, vector.dtype)
-    machine = _fitting(machine, vector, box)
+    machine = _fitting(earlier.tree, vector, box)
     value_and_grad = objective(program, call.data, call.params)
-    machine, _ = run(value_and_grad, machine, box, limits, one_iteration=True)
-    return _step(program, call, machine, limits, tol)
+    machine, _ = driver(value_and_grad, machine, box, limits, one_iteration=True)
+    return _step(program, call, machine, box, limits, tol)
 
 
 def _fitting(machine: State, x: Vector, box: Box) -> State:
@@ -206,7 +241,9 @@ def _fitting(machine: State, x: Vector, box: Box) -> State:
     return pick(goes_on, machine, fresh)
 
 
-def _step(program: Program, call: Call, machine: State, limits: Options, tol: Any) -> OptStep:
+def _step(
+    program: Program, call: Call, machine: State, box: Box, limits: Options, tol: Any
+) -> OptStep:
     """What `update` returns at the machine's iterate."""
     _, unravel = raveled(call.params)
     x = unravel(machine.x)
@@ -223,6 +260,6 @@ def _step(program: Program, call: Call, machine: State, limits: Options, tol: An
         num_fun_eval=machine.nfev,
         status=status_of(machine._replace(reason=reason), limits),
         reason=reason,
-        machine=machine,
+        run=_packed(machine, box),
     )
     return OptStep(x, state)

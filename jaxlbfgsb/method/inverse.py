@@ -97,7 +97,7 @@ def _factors(
 
 
 @jax.jit
-def _count(H: InverseHessian) -> Integer:
+def _count(H: InverseHessian) -> jax.Array:
     return H.memory.count
 
 
@@ -174,8 +174,9 @@ class InverseHessian:
     def of(cls, memory: Memory) -> InverseHessian:
         """The inverse of the B that a memory holds."""
         pairs, *others = memory
-        numbers = [jnp.ravel(part).astype(pairs.dtype) for part in others]
-        return cls(pairs, jnp.concatenate(numbers))
+        axes = memory.theta.shape  # those that come of `vmap`
+        numbers = [part.reshape(*axes, -1).astype(pairs.dtype) for part in others]
+        return cls(pairs, jnp.concatenate(numbers, axis=-1))
 
     @property
     def memory(self) -> Memory:

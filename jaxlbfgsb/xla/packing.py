@@ -125,6 +125,12 @@ class Packing(Generic[_Tree]):
         return jax.tree.unflatten(self.tree, places)
 
 
+@functools.lru_cache(maxsize=256)
+def _the_one_like(packing: Packing[_Tree]) -> Packing[_Tree]:
+    """One and the same for all that are equal, which a call of a program sees at a glance."""
+    return packing
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PackedTree(Generic[_Tree]):
@@ -135,7 +141,7 @@ class PackedTree(Generic[_Tree]):
 
     @classmethod
     def of(cls, tree: _Tree, scalars_only: bool) -> PackedTree[_Tree]:
-        packing = Packing(tree, scalars_only)
+        packing = _the_one_like(Packing(tree, scalars_only))
         return cls(packing.pack(tree), packing)
 
     @property
@@ -145,6 +151,11 @@ class PackedTree(Generic[_Tree]):
         for _ in range(self.packed.words.ndim - 1):
             unpack = jax.vmap(unpack)
         return unpack(self.packed)
+
+    @property
+    def shapes(self) -> _Tree:
+        """Shapes and dtypes of the leaves, without leading axes."""
+        return jax.tree.unflatten(self.packing.tree, self.packing.leaves)
 
     def look(self, *path: str) -> np.ndarray:
         """A leaf by the names that lead to it, flat, without a program.
