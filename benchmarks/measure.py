@@ -85,15 +85,20 @@ def quality(problem: Problem, fun: Any, x: Any) -> tuple[float, float]:
 
 
 def compare(
-    problem: Problem, peers: Sequence[Solver], limits: Limits, effort: Effort, judge: bool = True
+    problem: Problem,
+    peers: Sequence[Solver],
+    limits: Limits,
+    effort: Effort,
+    judge: bool = True,
+    ours: Solver = OURS,
 ) -> list[Row]:
     """One row for this package and one for each peer.
 
     Without `judge` no one fails: for runs that are cut short by their limits.
     """
     fun = host_function(problem)
-    ours = OURS.prepare(problem, limits)
-    rows = [_described(problem, OURS, fun, ours())]
+    ours_solve = ours.prepare(problem, limits)
+    rows = [_described(problem, ours, fun, ours_solve())]
     for peer in peers:
         if not peer.installed:
             rows.append(_named(problem, peer) | {"note": "not installed"})
@@ -101,7 +106,7 @@ def compare(
         try:
             solve = peer.prepare(problem, limits)
             row = _described(problem, peer, fun, solve())
-            times = pair_times(ours, solve, effort)
+            times = pair_times(ours_solve, solve, effort)
         except Exception as error:  # a peer that breaks is a result, not the end of the suite
             rows.append(_named(problem, peer) | {"note": f"raised {type(error).__name__}"})
             continue

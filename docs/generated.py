@@ -161,6 +161,21 @@ def _compile():
     return _table(columns, rows) + "\n\n" + _origin(record, record["command"])
 
 
+def _steps():
+    record = _record("steps")
+    rows = [
+        (
+            *(row["loop"] if "ratio" not in row else "", row["n"], row["solver"]),
+            f"{row['us_a_step']:.0f}",
+            f"{row['ratio']:.1f}" if "ratio" in row else "",
+        )
+        for row in record["rows"]
+        if "us_a_step" in row
+    ]
+    columns = ("loop", "n", "solver", "us a step", "times slower")
+    return _table(columns, rows) + "\n\n" + _origin(record, record["command"])
+
+
 def _memory():
     record = _record("memory")
     rows = [
@@ -195,6 +210,7 @@ MADE = {
     "large": _large,
     "compile": _compile,
     "memory": _memory,
+    "steps": _steps,
     "fidelity_bounded": functools.partial(_fidelity, "bounded"),
     "noise": _noise,
     "fidelity_unconstrained": functools.partial(_fidelity, "unconstrained"),

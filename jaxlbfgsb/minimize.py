@@ -287,22 +287,21 @@ def _solve_from_host(
     """The same loop, let go for one iteration at a time."""
     assert watch.observer is not None
     watched, trace = _begun(m, watch.recording, data, x0, lower, upper, options)
+    done = _number(watched, "phase") == Phase.DONE
     with contextlib.closing(watch.observer):
-        while _number(watched, "phase") != Phase.DONE:
+        while not done:
             watched, trace, x, value = _one_iteration(program, data, x0, watched, trace)
-            iterate = Iterate(
-                x=x,
-                fun=value,
-                pg_norm=_number(watched, "pg_norm"),
-                nfev=_number(watched, "nfev"),
-                nit=_number(watched, "nit"),
-                active=watched.look("active")[0],
-                accepted=_number(watched, "event") == Event.ACCEPTED,
-                done=_number(watched, "phase") == Phase.DONE,
-            )
-            if watch.observer(iterate):
-                watched = _halted(watched)
+            done = _number(watched, "phase") == Phase.DONE
+            accepted = _number(watched, "event") == Event.ACCEPTED
+            numbers = _numbers_of_a_bar(watched) if watch.observer.every else {}
+            if watch.observer(Iterate(x, value, accepted=accepted, done=done, **numbers)):
+                watched, done = _halted(watched), True
     return _finished(program, data, x0, watched, trace)
+
+
+def _numbers_of_a_bar(watched: PackedTree[_Watched]) -> dict[str, Any]:
+    numbers = {name: _number(watched, name) for name in ("pg_norm", "nfev", "nit")}
+    return numbers | {"active": watched.look("active")[0]}
 
 
 def _number(watched: PackedTree[_Watched], name: str) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-NAMES = "small medium large batch compile memory gpu fidelity".split()
+NAMES = "small medium large batch steps compile memory gpu fidelity".split()
 
 
 class Options(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from jaxlbfgsb.faces.asktell import AskTell
-from jaxlbfgsb.sight.callbacks import Callback, wants_to_stop
+from jaxlbfgsb.sight.callbacks import Callback, Listener
 
 HostFunction: TypeAlias = Callable[[np.ndarray], tuple[float, np.ndarray, int]]
 """From a point to the value, the gradient and the evaluations that they cost."""
@@ -19,12 +19,13 @@ HostFunction: TypeAlias = Callable[[np.ndarray], tuple[float, np.ndarray, int]]
 
 def run_on_host(fun: HostFunction, solver: AskTell, callback: Callback | None) -> None:
     """Ask and tell until done, or until the callback stops the run."""
+    listener = None if callback is None else Listener(callback)
     while not solver.done:
         value, gradient, evaluations = fun(solver.ask())
         solver.tell(value, gradient, evaluations)
-        if callback is not None and solver.accepted:
+        if listener is not None and solver.accepted:
             x, value = solver.iterate()
-            if wants_to_stop(callback, x, value):
+            if listener.wants_to_stop(x, value):
                 solver.stop()
 
 

@@ -12,22 +12,30 @@ from scipy.optimize import OptimizeResult as ScipyResult
 Callback: TypeAlias = Callable[..., Any]
 
 
-def wants_to_stop(callback: Callback, x: Any, value: Any, by_return: bool = False) -> bool:
-    """Call back with what is the callback's own to keep; True if it raised StopIteration.
+class Listener:
+    """A callback, which is asked once in which manner it wants to be called.
 
-    With `by_return` also if it returned True, which SciPy ignores.
-
-    A callback whose only parameter is named ``intermediate_result`` gets an object with
-    the fields ``x`` and ``fun``; any other gets x.
+    One whose only parameter is named ``intermediate_result`` gets an object with the fields
+    ``x`` and ``fun``; any other gets x.
     """
-    try:
-        if _takes_result(callback):
-            answer = callback(intermediate_result=ScipyResult(x=x, fun=value))
-        else:
-            answer = callback(x)
-    except StopIteration:
-        return True
-    return by_return and isinstance(answer, bool | np.bool_) and bool(answer)
+
+    def __init__(self, callback: Callback) -> None:
+        self._callback = callback
+        self._takes_result = _takes_result(callback)
+
+    def wants_to_stop(self, x: Any, value: Any, by_return: bool = False) -> bool:
+        """Call back with what is the callback's own to keep; True if it raised StopIteration.
+
+        With `by_return` also if it returned True, which SciPy ignores.
+        """
+        try:
+            if self._takes_result:
+                answer = self._callback(intermediate_result=ScipyResult(x=x, fun=value))
+            else:
+                answer = self._callback(x)
+        except StopIteration:
+            return True
+        return by_return and isinstance(answer, bool | np.bool_) and bool(answer)
 
 
 def _takes_result(callback: Callback) -> bool:
@@ -42,11 +50,11 @@ class NumpyCallback:
     """A callback that gets NumPy arrays, and remembers whether it stopped the run."""
 
     def __init__(self, callback: Callback) -> None:
-        self.callback = callback
+        self.listener = Listener(callback)
         self.stopped = False
 
     def __call__(self, intermediate_result: ScipyResult) -> None:
         x, value = np.array(intermediate_result.x), float(intermediate_result.fun)
-        if wants_to_stop(self.callback, x, value):
+        if self.listener.wants_to_stop(x, value):
             self.stopped = True
             raise StopIteration

@@ -21,7 +21,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.method.ending import halt
 from jaxlbfgsb.method.state import Event, Phase, State
-from jaxlbfgsb.sight.callbacks import Callback, wants_to_stop
+from jaxlbfgsb.sight.callbacks import Callback, Listener
 from jaxlbfgsb.sight.progress import RunBar
 from jaxlbfgsb.sight.recording import Recording, active_count
 from jaxlbfgsb.types import Boolean, PyTree, Vector
@@ -32,13 +32,14 @@ class Iterate(NamedTuple):
 
     x: PyTree
     fun: Any
-    pg_norm: Any
-    nfev: Any
-    nit: Any
-    active: Any
     accepted: Any
     """True if an iteration ended here; False where a run ends without one."""
     done: Any
+    pg_norm: Any = None
+    nfev: Any = None
+    nit: Any = None
+    active: Any = None
+    """For a bar, as the three before it."""
 
 
 def iterate_of(state: State, box: Box, unravel: Callable[[Vector], PyTree]) -> Iterate:
@@ -67,13 +68,13 @@ class Observer:
     """
 
     def __init__(self, callback: Callback | None, every: int) -> None:
-        self.callback = callback
+        self.listener = None if callback is None else Listener(callback)
         self.every = every
         self.bar = RunBar()
 
     def is_due(self, iterate: Iterate) -> Boolean:
         """Whether the host wants to see this iterate."""
-        if self.callback is not None or self.every == 1:
+        if self.listener is not None or self.every == 1:
             return iterate.accepted | iterate.done
         return (iterate.accepted & (iterate.nit % self.every == 0)) | iterate.done
 
@@ -88,8 +89,8 @@ class Observer:
                 int(iterate.active),
             )
         stops = False
-        if self.callback is not None and iterate.accepted:
-            stops = wants_to_stop(self.callback, iterate.x, iterate.fun, by_return=True)
+        if self.listener is not None and iterate.accepted:
+            stops = self.listener.wants_to_stop(iterate.x, iterate.fun, by_return=True)
         if stops or iterate.done:
             self.bar.close()
         return stops
