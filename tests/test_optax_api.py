@@ -1,5 +1,7 @@
 """The optax transformation: the run of `minimize` in somebody else's loop."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,3 +145,27 @@ def test_errors_teach():
         optimizer.init(jnp.zeros(2, int))
     with pytest.raises(ValueError, match="maxcor"):
         lbfgsb(maxcor=0)
+
+
+@pytest.mark.parametrize("n", [3, 600])
+def test_the_state_holds_tuples_and_arrays_alone(n):
+    """So that what saves the states of other optimizers saves it too; pickle does here."""
+    optimizer, params = lbfgsb((-1.0, 1.5)), jnp.zeros(n)
+
+    def step(params, state):
+        value, gradient = jax.value_and_grad(lambda x: jnp.sum((x - 1) ** 2))(params)
+        updates, state = optimizer.update(gradient, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    def are_plain(part):
+        if isinstance(part, tuple | list):
+            return all(map(are_plain, part))
+        return isinstance(part, jax.Array)
+
+    params, state = step(params, optimizer.init(params))
+    assert are_plain(state)
+    saved = pickle.loads(pickle.dumps(state))
+    for got, expected in zip(
+        jax.tree.leaves(step(params, saved)), jax.tree.leaves(step(params, state)), strict=True
+    ):
+        np.testing.assert_array_equal(got, expected)

@@ -29,7 +29,7 @@ from jaxlbfgsb.pytrees import (
 from jaxlbfgsb.solve import begin
 from jaxlbfgsb.types import PyTree
 from jaxlbfgsb.xla.lanes import lane_by_lane
-from jaxlbfgsb.xla.packing import PackedTree
+from jaxlbfgsb.xla.packing import Packed, Packing
 
 if TYPE_CHECKING:
     import optax
@@ -70,7 +70,7 @@ class LBFGSBOptaxState(NamedTuple):
     nfev: Any
     done: Any
     reason: Any
-    run: PackedTree[State]
+    run: Packed
 
 
 def lbfgsb(
@@ -169,7 +169,7 @@ def lbfgsb(
                 f"The gradient must have the structure of the parameters, {trees[0]}; it has "
                 f"{trees[1]}."
             )
-        return _update(updates, value, state.run, *checked(params))
+        return _update(m, updates, value, state.run, *checked(params))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -179,10 +179,19 @@ def _init(
     m: int, params: PyTree, lower: BoundLeaves, upper: BoundLeaves, options: Options
 ) -> LBFGSBOptaxState:
     state, box, _ = begin(m, Data([], []), params, lower, upper, options)
-    return _optax_state(state, box, params)
+    return _optax_state(state, _packing(state, box), params)
 
 
-def _optax_state(state: State, box: Box, params: PyTree) -> LBFGSBOptaxState:
+def _packing(state: State, box: Box) -> Packing[State]:
+    """Of states like this one.
+
+    It is no part of the optax state, which holds tuples and arrays alone: so what saves the
+    states of other optimizers saves it.
+    """
+    return Packing(state, scalars_only=not is_small(state, box))
+
+
+def _optax_state(state: State, packing: Packing[State], params: PyTree) -> LBFGSBOptaxState:
     return LBFGSBOptaxState(
         accepted=raveled(params)[1](state.x),
         value=state.value,
@@ -191,35 +200,41 @@ def _optax_state(state: State, box: Box, params: PyTree) -> LBFGSBOptaxState:
         nfev=state.nfev,
         done=state.phase == Phase.DONE,
         reason=state.reason,
-        run=PackedTree.of(state, scalars_only=not is_small(state, box)),
+        run=packing.pack(state),
     )
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnums=0)
 def _update(
+    m: int,
     gradient: PyTree,
     value: Any,
-    run: PackedTree[State],
+    run: Packed,
     params: PyTree,
     lower: BoundLeaves,
     upper: BoundLeaves,
     options: Options,
 ) -> tuple[PyTree, LBFGSBOptaxState]:
-    update = _told if run.packing.arrays else lane_by_lane(_told, _told, is_kernel=True)
+    first = functools.partial(begin, m, Data([], []))
+    state, box, _ = jax.eval_shape(first, params, lower, upper, options)
+    packing = _packing(state, box)
+    told = functools.partial(_told, packing)
+    update = told if packing.arrays else lane_by_lane(told, told, is_kernel=True)
     return update(gradient, value, run, params, lower, upper, options)
 
 
 def _told(
+    packing: Packing[State],
     gradient: PyTree,
     value: Any,
-    run: PackedTree[State],
+    run: Packed,
     params: PyTree,
     lower: BoundLeaves,
     upper: BoundLeaves,
     options: Options,
 ) -> tuple[PyTree, LBFGSBOptaxState]:
     """Tell the machine, and lead to the point that it asks for."""
-    before, (x, unravel) = run.tree, raveled(params)
+    before, (x, unravel) = packing.unpack(run), raveled(params)
     leaves = jax.tree.leaves(params)
     box = raveled_box(lower, upper, leaves)
     inside = jnp.all(x == project(x, box))
@@ -239,7 +254,7 @@ def _told(
     sides = zip(leaves, jax.tree.leaves(target), lower, upper, strict=True)
     steps = [_step_to(*of_leaf) for of_leaf in sides]
     updates = jax.tree.unflatten(jax.tree.structure(params), steps)
-    return updates, _optax_state(state, box, params)
+    return updates, _optax_state(state, packing, params)
 
 
 def _step_to(p: jax.Array, target: jax.Array, low: Any, high: Any) -> jax.Array:
