@@ -30,7 +30,7 @@ result
 program.closures program.jaxprs program.tracing
 derivatives.implicit
 sight.callbacks sight.progress sight.watching
-solve recall minimize blocks batch multistart
+solve recall iterations minimize blocks batch multistart
 faces.asktell faces.host faces.checks faces.foreign faces.scipy_bounds faces.scipy_api
 faces.jaxopt_options faces.jaxopt_steps faces.jaxopt_api faces.optax_api
 plot
