@@ -4,46 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxlbfgsb.loop import run, run_by_kernels
+from jaxlbfgsb.loop import Driver, by_fastest
 from jaxlbfgsb.method.ending import halt
-from jaxlbfgsb.method.state import Event, Options, Phase, Run, State, is_small
+from jaxlbfgsb.method.state import Event, Options, Phase, Run, is_small
 from jaxlbfgsb.program.tracing import Data, Program
 from jaxlbfgsb.pytrees import BoundLeaves, raveled
+from jaxlbfgsb.recall import Prepared
 from jaxlbfgsb.result import OptimizeResult
 from jaxlbfgsb.sight.recording import Recording, Trace, active_count, begun
-from jaxlbfgsb.sight.watching import Iterate, Watch
+from jaxlbfgsb.sight.watching import Iterate, Observer
 from jaxlbfgsb.solve import begin, finish, objective
 from jaxlbfgsb.types import Integer, PyTree, Scalar
-from jaxlbfgsb.xla.kernel import one_kernel
 from jaxlbfgsb.xla.packing import PackedTree
 
 
-def solve_from_host(
-    program: Program,
-    m: int,
-    watch: Watch,
-    data: Data,
-    x0: PyTree,
-    lower: BoundLeaves,
-    upper: BoundLeaves,
-    options: Options,
-) -> OptimizeResult:
-    """What `solve` computes, with an observer; its arguments are those of `solve`."""
-    assert watch.observer is not None
-    watched, trace = _begun(m, watch.recording, data, x0, lower, upper, options)
+def solve_from_host(prepared: Prepared, observer: Observer) -> OptimizeResult:
+    """What `solve` computes, shown to the observer, which may stop it."""
+    program, m, _, watch, data, x0, *more = prepared
+    watched, trace = _begun(m, watch.recording, data, x0, *more)
     done = _number(watched, "phase") == Phase.DONE
-    with contextlib.closing(watch.observer):
+    with contextlib.closing(observer):
         while not done:
             watched, trace, x, value = _one_iteration(program, data, x0, watched, trace)
             done = _number(watched, "phase") == Phase.DONE
             accepted = _number(watched, "event") == Event.ACCEPTED
-            numbers = _numbers_of_a_bar(watched) if watch.observer.every else {}
-            if watch.observer(Iterate(x, value, accepted=accepted, done=done, **numbers)):
+            numbers = _numbers_of_a_bar(watched) if observer.every else {}
+            if observer(Iterate(x, value, accepted=accepted, done=done, **numbers)):
                 watched, done = _halted(watched), True
     return _finished(program, data, x0, watched, trace)
 
@@ -83,21 +73,16 @@ def _one_iteration(
     unravel = raveled(x0)[1]
 
     def iteration(
-        driver: Callable[..., tuple[State, Trace | None]],
-        data: Data,
-        watched: PackedTree[_Watched],
-        trace: Trace | None,
+        driver: Driver, data: Data, watched: PackedTree[_Watched], trace: Trace | None
     ) -> tuple[PackedTree[_Watched], Trace | None, PyTree, Scalar]:
         state, box, options = watched.tree.run
         value_and_grad = objective(program, data, unravel(state.x))
         state, trace = driver(value_and_grad, state, box, options, trace, one_iteration=True)
         return _watched(Run(state, box, options)), trace, unravel(state.x), state.value
 
-    if watched.packing.arrays:
-        return iteration(run, data, watched, trace)
-    if program.fits_one_kernel and trace is None:
-        return one_kernel(functools.partial(iteration, run))(data, watched, trace)
-    return iteration(run_by_kernels, data, watched, trace)
+    small = not watched.packing.arrays
+    fits = program.fits_one_kernel and trace is None
+    return by_fastest(iteration, small, fits)(data, watched, trace)
 
 
 @jax.jit

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +18,13 @@ from jaxlbfgsb.types import Boolean, Scalar, Vector
 from jaxlbfgsb.xla.kernel import one_kernel
 from jaxlbfgsb.xla.packing import PackedTree
 
+_Out = TypeVar("_Out")
+
 Objective = Callable[[Vector], tuple[Scalar, Vector]]
 
+
+Driver: TypeAlias = Callable[..., tuple[State, Trace | None]]
+"""`run`, or what computes the same."""
 
 Tell = Callable[[State, State, Box], State]
 """From the states before and after an evaluation to the one to go on with; tells the host."""
@@ -79,6 +86,23 @@ def run_by_kernels(
     first = PackedTree.of(Run(_with_no_event(state), box, options), scalars_only=False)
     packed, trace = lax.while_loop(goes_on, turn, (first, trace))
     return packed.tree.state, trace
+
+
+def by_fastest(
+    iteration: Callable[..., _Out], small: bool, fits_one_kernel: bool
+) -> Callable[..., _Out]:
+    """``iteration(driver, ...)`` without the driver, which is the fastest; not for lanes.
+
+    Parameters
+    ----------
+    small
+        Whether a step is one kernel.
+    fits_one_kernel
+        Whether all is that the driver is given: then it and all around it is one.
+    """
+    if small and fits_one_kernel:
+        return one_kernel(functools.partial(iteration, run))
+    return functools.partial(iteration, run_by_kernels if small else run)
 
 
 def _goes_on(state: State, one_iteration: bool) -> Boolean:

@@ -184,12 +184,11 @@ def minimize(
     )
     recording = checked_trace(trace, trace_x)
     every = checked_progress(progress)
-    if callback is None and not every:
-        watch = Watch(recording)
-        prepared = Prepared(program, m, rule, watch, data, x0, lower, upper, options)
+    observer = None if callback is None and not every else Observer(callback, every)
+    watch = Watch(recording, observer)
+    prepared = Prepared(program, m, rule, watch, data, x0, lower, upper, options)
+    if observer is None:
         remember(*given, asked, prepared)
-        return solve(*prepared)
-    watch = Watch(recording, Observer(callback, every))
-    if is_traced(jnp.zeros(()), data, x0, lower, upper, options):
-        return solve(program, m, rule, watch, data, x0, lower, upper, options)
-    return solve_from_host(program, m, watch, data, x0, lower, upper, options)
+    elif not is_traced(jnp.zeros(()), data, x0, lower, upper, options):
+        return solve_from_host(prepared, observer)
+    return solve(*prepared)

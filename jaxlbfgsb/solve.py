@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlbfgsb.derivatives.implicit import Problem, Rule, differentiable
-from jaxlbfgsb.loop import Objective, run, run_by_kernels
+from jaxlbfgsb.loop import Driver, Objective, run, run_by_kernels
 from jaxlbfgsb.method.box import Box
 from jaxlbfgsb.method.state import Options, State, init, refuse_invalid, start_again
 from jaxlbfgsb.options import strict_options
@@ -46,7 +46,7 @@ def solve(
     bounded = is_bounded(lower, upper)
 
     def with_driver(
-        driver: Callable[..., tuple[State, Trace | None]],
+        driver: Driver,
     ) -> Callable[..., OptimizeResult]:
         def solve(problem: Problem, start: tuple[PyTree, Options, Any]) -> OptimizeResult:
             data, lower, upper = problem

@@ -7,10 +7,12 @@ import pytest
 from jax import lax
 
 from jaxlbfgsb.xla import columns
-from jaxlbfgsb.xla.columns import LONG, WINDOW, in_columns
+from jaxlbfgsb.xla.columns import FEW, LONG, WINDOW, in_columns
 
 LENGTHS = [
     (LONG, np.float32),
+    (FEW, np.float64),
+    (FEW + 1, np.float32),
     (WINDOW - 1, np.float32),
     (WINDOW, np.float64),
     (WINDOW + 1, np.float32),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlbfgsb.derivatives.implicit import Rule
-from jaxlbfgsb.loop import run, run_by_kernels
+from jaxlbfgsb.loop import Driver, by_fastest
 from jaxlbfgsb.method.box import Box, project
 from jaxlbfgsb.method.core import advance
 from jaxlbfgsb.method.ending import status_of
@@ -32,7 +31,7 @@ from jaxlbfgsb.sight.watching import UNWATCHED
 from jaxlbfgsb.solve import begin, objective, solve
 from jaxlbfgsb.status import Reason
 from jaxlbfgsb.types import PyTree, Vector
-from jaxlbfgsb.xla.kernel import one_kernel, step_is_one_kernel
+from jaxlbfgsb.xla.kernel import step_is_one_kernel
 from jaxlbfgsb.xla.packing import PackedTree
 
 NO_LIMIT = np.iinfo(np.int32).max
@@ -205,14 +204,13 @@ def iterate(
     """To the next accepted iterate, if there is one; as one kernel where that can be."""
     bounded = is_bounded(call.lower, call.upper)
     small = step_is_one_kernel(*earlier.shapes.memory.pairs.shape, bounded=bounded)
-    if small and program.fits_one_kernel:
-        return one_kernel(functools.partial(_iterated, program, run))(call, limits, tol, earlier)
-    return _iterated(program, run_by_kernels if small else run, call, limits, tol, earlier)
+    iterated = functools.partial(_iterated, program)
+    return by_fastest(iterated, small, program.fits_one_kernel)(call, limits, tol, earlier)
 
 
 def _iterated(
     program: Program,
-    driver: Callable[..., tuple[State, Any]],
+    driver: Driver,
     call: Call,
     limits: Options,
     tol: Any,

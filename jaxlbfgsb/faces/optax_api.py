@@ -44,13 +44,14 @@ class LBFGSBOptaxState(NamedTuple):
         The last accepted point, like the parameters; the parameters themselves are the
         point to evaluate next until `done`.  The value never rises from one to the next.
     value, pg_norm
-        f and the largest entry of the projected gradient in absolute value, at `accepted`.
+        f and the largest entry of the projected gradient in absolute value, at `accepted`:
+        scalars in the dtype of the variables; infinite before the first update.
     nit, nfev
-        Iterations made, and updates that told the value at a point asked for.
+        Iterations made, and updates until the end (int32).
     done
-        True once the run has ended: the updates bring the parameters to `accepted`.
+        True once the run has ended: the updates bring the parameters to `accepted` (bool).
     reason
-        Why it ended, a `jaxlbfgsb.Reason`; ``NOT_FINISHED`` while it has not.
+        Why it ended, a `jaxlbfgsb.Reason` (int32); ``NOT_FINISHED`` while it has not.
     run
         What the next update goes on from, in few arrays.
 
@@ -169,7 +170,7 @@ def lbfgsb(
                 f"The gradient must have the structure of the parameters, {trees[0]}; it has "
                 f"{trees[1]}."
             )
-        return _update(m, updates, value, state.run, *checked(params))
+        return _update(m, _Told(updates, value, state.run, *checked(params)))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -204,41 +205,35 @@ def _optax_state(state: State, packing: Packing[State], params: PyTree) -> LBFGS
     )
 
 
+class _Told(NamedTuple):
+    """What an update is given."""
+
+    gradient: PyTree
+    value: Any
+    run: Packed
+    params: PyTree
+    lower: BoundLeaves
+    upper: BoundLeaves
+    options: Options
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def _update(
-    m: int,
-    gradient: PyTree,
-    value: Any,
-    run: Packed,
-    params: PyTree,
-    lower: BoundLeaves,
-    upper: BoundLeaves,
-    options: Options,
-) -> tuple[PyTree, LBFGSBOptaxState]:
+def _update(m: int, told: _Told) -> tuple[PyTree, LBFGSBOptaxState]:
     first = functools.partial(begin, m, Data([], []))
-    state, box, _ = jax.eval_shape(first, params, lower, upper, options)
+    state, box, _ = jax.eval_shape(first, told.params, told.lower, told.upper, told.options)
     packing = _packing(state, box)
-    told = functools.partial(_told, packing)
-    update = told if packing.arrays else lane_by_lane(told, told, is_kernel=True)
-    return update(gradient, value, run, params, lower, upper, options)
+    updated = functools.partial(_updated, packing)
+    return (updated if packing.arrays else lane_by_lane(updated, updated, is_kernel=True))(told)
 
 
-def _told(
-    packing: Packing[State],
-    gradient: PyTree,
-    value: Any,
-    run: Packed,
-    params: PyTree,
-    lower: BoundLeaves,
-    upper: BoundLeaves,
-    options: Options,
-) -> tuple[PyTree, LBFGSBOptaxState]:
+def _updated(packing: Packing[State], told: _Told) -> tuple[PyTree, LBFGSBOptaxState]:
     """Tell the machine, and lead to the point that it asks for."""
+    gradient, value, run, params, lower, upper, options = told
     before, (x, unravel) = packing.unpack(run), raveled(params)
     leaves = jax.tree.leaves(params)
     box = raveled_box(lower, upper, leaves)
     inside = jnp.all(x == project(x, box))
-    told = advance(
+    after = advance(
         before._replace(trial=x),
         jnp.where(inside, jnp.asarray(value).astype(x.dtype), jnp.nan),
         raveled(gradient)[0].astype(x.dtype),
@@ -246,10 +241,10 @@ def _told(
         strict_options(options, x.dtype),
     )
     # Outside there is nothing to tell.  NaN was not stored: the rows are equal, and no select.
-    rows = before.memory._replace(pairs=told.memory.pairs)
+    rows = before.memory._replace(pairs=after.memory.pairs)
     untold = before._replace(memory=rows, nfev=before.nfev + 1)
     counts = inside | (before.phase == Phase.DONE)
-    state = pick(counts, told, untold)
+    state = pick(counts, after, untold)
     target = unravel(jnp.where(state.phase == Phase.DONE, state.x, state.trial))
     sides = zip(leaves, jax.tree.leaves(target), lower, upper, strict=True)
     steps = [_step_to(*of_leaf) for of_leaf in sides]

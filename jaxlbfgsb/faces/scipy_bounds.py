@@ -52,8 +52,7 @@ def _sides(pairs: list[Any]) -> tuple[np.ndarray, np.ndarray]:
     try:  # all in one, if they are scalars
         table = np.array(pairs, dtype=object)
         if table.shape == (len(pairs), 2):
-            missing: Any = None
-            lower[:], upper[:] = np.where(np.equal(table, missing), _MISSING, table).T
+            lower[:], upper[:] = np.where(np.equal(table, np.array(None)), _MISSING, table).T
             return lower, upper
     except (TypeError, ValueError):
         pass

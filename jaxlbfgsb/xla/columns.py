@@ -22,7 +22,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from jaxlbfgsb.xla.fits import CALLS, ELEMENTWISE, equations
-from jaxlbfgsb.xla.products import halved
+from jaxlbfgsb.xla.products import halved, halves
 
 _Out = TypeVar("_Out")
 _Values = Sequence[Any]
@@ -139,17 +139,9 @@ def _side_by_side(eqn: Any, values: _Values) -> Any:
     reduce, combine = _REDUCTIONS["reduce_sum" if is_product else eqn.primitive.name]
     if len(column) <= FEW:
         return halved(lax.reshape(column, (len(column),)), combine)
-    rest = []
-    while len(column) > WINDOW:
-        half, over = divmod(len(column), 2)
-        first, second, last = lax.split(column, (half, half, over))
-        if over:
-            rest.append(last)
-        column = combine(first, second)
-        column = lax.optimization_barrier(column)  # else XLA makes one reduction of all
-    if rest:
-        column = lax.concatenate([column, *rest], 0)
-    return reduce(column, (0, 1))
+    # A barrier after each step, else XLA makes one reduction of all.
+    column, rest = halves(column, lambda a, b: lax.optimization_barrier(combine(a, b)), WINDOW)
+    return reduce(lax.concatenate([column, *rest], 0) if rest else column, (0, 1))
 
 
 _REDUCTIONS: dict[str, tuple[Callable[[Any, Sequence[int]], Any], Callable[[Any, Any], Any]]] = {

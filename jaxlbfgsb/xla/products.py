@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ from jax import lax
 
 from jaxlbfgsb.xla.fits import LARGEST_ARRAY
 from jaxlbfgsb.xla.platform import by_platform
+
+_Combine: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 
 FEW_ROWS = 32
 """Of a matrix.  XLA multiplies by tiles, whose rests are loops of single numbers; on a CPU a sum
@@ -59,23 +62,30 @@ def all_hold(mask: jax.Array) -> jax.Array:
 
 def _reduced(
     v: jax.Array,
-    combine: Callable[[jax.Array, jax.Array], jax.Array],
+    combine: _Combine,
     reduce: Callable[[jax.Array, Sequence[int]], jax.Array],
 ) -> jax.Array:
     return halved(v, combine) if 0 < len(v) <= FEW_NUMBERS else reduce(v, (0,))
 
 
-def halved(v: jax.Array, combine: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+def halved(v: jax.Array, combine: _Combine) -> jax.Array:
     """Half with half, until one number is left and those that were over."""
-    over = []
-    while len(v) > 1:
-        half, odd = divmod(len(v), 2)
-        first, second, last = lax.split(v, (half, half, odd))
-        over += [last] * odd
-        v = combine(first, second)
+    v, over = halves(v, combine, most=1)
     for number in over:
         v = combine(v, number)
     return lax.squeeze(v, (0,))
+
+
+def halves(v: jax.Array, combine: _Combine, most: int) -> tuple[jax.Array, list[jax.Array]]:
+    """Half with half along the first axis, until at most so many are left; those that were over."""
+    over = []
+    while len(v) > most:
+        half, odd = divmod(len(v), 2)
+        first, second, last = lax.split(v, (half, half, odd))
+        if odd:
+            over.append(last)
+        v = combine(first, second)
+    return v, over
 
 
 def counted(mask: jax.Array) -> jax.Array:
